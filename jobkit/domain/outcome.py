@@ -1,0 +1,49 @@
+"""What an attempt ended in. Errors are told to callers, outcomes are facts about a run, and decisions
+(`retry.py`) are what follows: three vocabularies, never mixed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+
+from jobkit.domain.job import JobError
+
+API_TIMEOUT = "API_TIMEOUT"
+NETWORK_ERROR = "NETWORK_ERROR"
+VALIDATION_ERROR = "VALIDATION_ERROR"
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    """The handler returned; `result` is a JSON object in UTF-8, or None."""
+
+    result: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The handler failed. `counts` says whether the failure is evidence against the breaker: a failure that
+    says the *job* is bad never is."""
+
+    error: JobError
+    counts: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """The handler asked to be run again after `after`, at the cost of no attempt."""
+
+    after: timedelta
+    message: str = ""
+
+
+class Interrupted(StrEnum):
+    """The run was stopped and says nothing about the job or its dependency."""
+
+    CANCELLED = "CANCELLED"  # somebody cancelled the job
+    DRAINED = "DRAINED"  # the worker is going away: the job goes back
+    LOST = "LOST"  # the claim went to somebody else: nothing may be written
+
+
+Outcome = Succeeded | Failed | Deferred | Interrupted

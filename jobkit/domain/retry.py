@@ -1,0 +1,126 @@
+"""What follows from an outcome: pure decisions, applied by the settler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from jobkit.domain.job import ClaimedJob, JobError, QuarantineReason
+from jobkit.domain.outcome import Deferred, Failed, Interrupted, Outcome, Succeeded
+
+# Milliseconds. Each step is a delay queue on the broker; longer waits stay in the database.
+LADDER = (
+    250, 500, 1000, 1500, 2000, 3000, 4000, 5000, 6000, 8000, 10000, 12000, 15000, 20000, 25000, 30000, 40000,
+    60000,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """`max_attempts` counts handler runs; delay = base · 2ⁿ, capped at `max_delay`, ± `jitter`."""
+
+    max_attempts: int = 4
+    base_delay: timedelta = timedelta(seconds=5)
+    max_delay: timedelta = timedelta(seconds=30)
+    jitter: float = 0.2
+    retry_permanent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """Record success."""
+
+    result: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Run again after `delay`. `counted` is False where the run burned no attempt."""
+
+    delay: timedelta
+    error: JobError | None
+    counted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Isolate:
+    """Quarantine for a person."""
+
+    reason: QuarantineReason
+    error: JobError
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Give the job back as it was, at once and unburned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Record the cancellation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """The claim is somebody else's: write nothing."""
+
+
+Decision = Complete | Retry | Isolate | Release | Cancel | Forget
+
+
+def backoff(policy: RetryPolicy, failures: int, fraction: float) -> timedelta:
+    """Delay after the `failures`-th failure (from 1). `fraction` in [0, 1) is the jitter's random draw.
+
+    Exponential backoff with proportional jitter, after "Exponential Backoff And Jitter", AWS Architecture Blog.
+    """
+    exponent = min(max(failures - 1, 0), 30)
+    plain = min(policy.base_delay * 2**exponent, policy.max_delay)
+    return plain * (1 + policy.jitter * (2 * fraction - 1))
+
+
+def ladder_step(delay: timedelta) -> int | None:
+    """The nearest rung in milliseconds, or None when the wait is too long for the broker."""
+    wanted = delay / timedelta(milliseconds=1)
+    if wanted > LADDER[-1]:
+        return None
+    return min(LADDER, key=lambda step: abs(step - wanted))
+
+
+def rung_at_least(delay: timedelta) -> int:
+    """The first rung that outlasts `delay`; the last rung when none does."""
+    wanted = delay / timedelta(milliseconds=1)
+    return next((step for step in LADDER if step >= wanted), LADDER[-1])
+
+
+def decide_next(
+    outcome: Outcome, job: ClaimedJob, policy: RetryPolicy, fraction: float, *, probe: bool = False
+) -> Decision:
+    """What follows from `outcome`. A `probe` that fails with a counted code is refunded: it tested the
+    dependency, not the job."""
+    match outcome:
+        case Succeeded(result):
+            return Complete(result)
+        case Deferred(after, message):
+            return Retry(after, JobError("RETRY_LATER", message) if message else None, counted=False)
+        case Interrupted.CANCELLED:
+            return Cancel()
+        case Interrupted.DRAINED:
+            return Release()
+        case Interrupted.LOST:
+            return Forget()
+        case Failed(error, counts):
+            return _after_failure(error, counts and probe, job, policy, fraction)
+
+
+def _after_failure(
+    error: JobError, refunded: bool, job: ClaimedJob, policy: RetryPolicy, fraction: float
+) -> Decision:
+    failures = job.attempts - job.attempts_base + 1
+    if not error.retryable and not policy.retry_permanent:
+        return Isolate(QuarantineReason.NON_RETRYABLE, error)
+    if refunded:
+        return Retry(backoff(policy, failures, fraction), error, counted=False)
+    if failures >= (job.max_attempts or policy.max_attempts):
+        reason = QuarantineReason.RETRIES_EXHAUSTED if error.retryable else QuarantineReason.NON_RETRYABLE
+        return Isolate(reason, error)
+    return Retry(backoff(policy, failures, fraction), error)
