@@ -10,8 +10,10 @@ from datetime import timedelta
 from typing import Protocol
 from uuid import UUID
 
-from jobkit.domain.breaker import BreakerRecord, Evidence, Transition, Window
-from jobkit.domain.job import Token
+from jobkit.domain.breaker import BreakerRecord, Evidence, Window
+from jobkit.domain.filter import JobFilter, PageToken
+from jobkit.domain.job import Attempt, ClaimedJob, Job, NewJob, Token
+from jobkit.domain.retry import Decision
 
 # -- dispatch: tokens that say which job may run next -----------------------------------------------------------
 
@@ -131,7 +133,9 @@ class BreakerStore(Protocol):
         forgets all evidence. False: somebody else was first. Bumps the change counter and tells watchers.
         `breaker:<name>` and `failure:*` are written beside it."""
 
-    async def take_permit(self, name: str, generation: int, holder: str, permits: int, lease: timedelta) -> bool:
+    async def take_permit(
+        self, name: str, generation: int, holder: str, permits: int, lease: timedelta
+    ) -> bool:
         """One of `permits` leased probe permits of this generation, if one is free."""
 
     async def return_permit(self, name: str, generation: int, holder: str) -> None:
@@ -169,6 +173,194 @@ class Signals(Protocol):
 class Ledger(Protocol):
     """Every breaker transition, in commit order, and the holds that follow from it."""
 
-    async def record(self, breaker: str, transitions: Sequence[Transition]) -> int:
-        """Insert those that are missing (unique by breaker and generation), set or lift the type's hold to
-        match the newest, and return the ledger's revision. Idempotent."""
+    async def record(self, record: BreakerRecord) -> int:
+        """Insert the record's transitions that are missing (unique by breaker and generation), set or lift
+        the type's hold to match the record unless a newer generation did, and return the ledger's revision.
+        Idempotent."""
+
+    async def latest(self) -> dict[str, BreakerRecord]:
+        """Each breaker as its last 16 transitions tell it: what a wiped breaker store is rebuilt from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The answer to one submit: `existed` when its request_id had been seen before with the same content."""
+
+    job_id: UUID
+    existed: bool
+
+
+class Intake(Protocol):
+    """Accepting jobs."""
+
+    async def insert(
+        self, batch: Sequence[NewJob], *, session: UUID | None, now: int, marks: Mapping[str, int]
+    ) -> list[Accepted | Exception]:
+        """Insert in one commit, as QUEUED under the publisher `session`, or PENDING when it is None. `marks`
+        gives each type's hold mark. Answers item by item: AlreadyExists, InvalidJob. Raises Unavailable, and
+        then nothing may be called accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """Why a token got no claim. `retry_in` is set when the token should come back after that time: the job
+    runs elsewhere under a live lease, or is not due yet. None: the token has no job to run, drop it."""
+
+    retry_in: timedelta | None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A live claim as its worker holds it: the fence is `delivery`."""
+
+    job_id: UUID
+    delivery: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What to write about one finished run. `at` is the fence, `entry` the attempt for the history."""
+
+    at: Held
+    decision: Decision
+    history: tuple[Attempt, ...]
+    session: UUID | None = None
+
+
+class WorkStore(Protocol):
+    """What a worker does to the rows of jobs. Every call carries the fence; a stale one changes nothing."""
+
+    async def claim(
+        self, ids: Sequence[UUID], *, claim_id: UUID, worker_id: str, lease: timedelta
+    ) -> Mapping[UUID, ClaimedJob | Miss]:
+        """Claim in one statement. Repeating it with the same `claim_id` after a lost reply wins again."""
+
+    async def renew(self, held: Sequence[Held], *, lease: timedelta) -> tuple[set[UUID], set[UUID]]:
+        """Extend leases; returns (still ours, of those: asked to cancel)."""
+
+    async def progress(self, marks: Sequence[tuple[Held, int, int]]) -> None:
+        """Record (processed, total) of running jobs."""
+
+    async def settle(self, batch: Sequence[Settlement]) -> list[bool]:
+        """Record outcomes in one commit; False: the claim was lost and nothing was written. Repeatable."""
+
+
+class JobReader(Protocol):
+    """Reading jobs, with holds applied: a held job reads as QUARANTINED."""
+
+    async def get(self, ids: Sequence[UUID]) -> dict[UUID, Job]:
+        """Those that exist."""
+
+    async def page(
+        self, query: JobFilter, size: int, after: PageToken | None
+    ) -> tuple[list[Job], PageToken | None]:
+        """One page, newest first, and where the next one starts."""
+
+
+class Steering(Protocol):
+    """What people do to single jobs. Each returns the job as it is afterwards; NotFound, Precondition."""
+
+    async def cancel(self, job_id: UUID) -> Job: ...
+
+    async def retry(self, job_id: UUID, payload: bytes | None, session: UUID) -> tuple[Job, Token | None]:
+        """Back to work; the token is to be published, or None for a held job whose place in line stays."""
+
+    async def discard(self, job_id: UUID) -> Job: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TypeInfo:
+    """A job type. `hold_number` grows with each hold; times are database milliseconds."""
+
+    job_type: str
+    hold_number: int = 0
+    held: bool = False
+    held_since: int | None = None
+    held_until: int | None = None
+
+    @property
+    def mark(self) -> int:
+        """The hold mark of a job queued now: one queued during a hold counts that hold."""
+        return self.hold_number - 1 if self.held else self.hold_number
+
+
+class TypeCatalog(Protocol):
+    """The truth about job types."""
+
+    async def ensure(self, names: Sequence[str], limit: int) -> list[str]:
+        """Insert those unseen, up to `limit` types in all; returns those that did not fit."""
+
+    async def all(self) -> dict[str, TypeInfo]: ...
+
+
+class Sessions(Protocol):
+    """Publishers and what they answer for. A row names its publisher's session; one row a second per publisher
+    replaces a second write per job."""
+
+    async def beat(self, session: UUID, component: str, confirmed_to: UUID | None) -> int:
+        """I live, and tokens of ids below `confirmed_to` (None: all) are settled. Returns database ms."""
+
+    async def orphan(self, session: UUID, ids: Sequence[UUID]) -> None:
+        """The broker did not take these tokens: their waiting rows become nobody's, hence overdue."""
+
+    async def leave(self, session: UUID) -> None:
+        """A clean good-bye."""
+
+
+class Presence(Protocol):
+    """Which workers live, what they serve and how far they are."""
+
+    async def beat(self, worker_id: str, serves: Sequence[str], fronts: Mapping[str, int]) -> None:
+        """`serves` lists job types, "*" for all; `fronts` the smallest due time (database ms) claimed since
+        the last beat, by type."""
+
+    async def leave(self, worker_id: str) -> None:
+        """A clean good-bye."""
+
+    async def served_types(self, within: timedelta) -> set[str]:
+        """Types that a worker serves which beat `within`; "*" when one serves every type."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A RUNNING row whose lease has run out by database time."""
+
+    held: Held
+    lease_until: int
+
+
+class Recovery(Protocol):
+    """What the reconcilers do: find what nobody answers for, make it theirs, and publish it again. Each takes
+    at most `limit` rows, locked so that two control planes never take the same."""
+
+    async def take_overdue(self, session: UUID, limit: int) -> list[Token]:
+        """Waiting rows that nobody answers for and whose time has come; now QUEUED under `session`."""
+
+    async def take_orphans(self, session: UUID, silent: timedelta, limit: int) -> list[Token]:
+        """QUEUED rows of publishers that stopped beating, from their confirmed_to on; now under `session`."""
+
+    async def fronts(self, within: timedelta) -> dict[str, int]:
+        """By type: the smallest due time that live workers are claiming now."""
+
+    async def take_lost(self, session: UUID, job_type: str, due_before: int, limit: int) -> list[Token]:
+        """Waiting rows of the type with a due time before `due_before`; now under `session` and due now, so
+        that each is published again once and not on every pass."""
+
+    async def oldest_waiting(self) -> dict[str, int]:
+        """By type with waiting rows whose time has come: the smallest due time."""
+
+    async def expired(self, limit: int) -> list[Lease]:
+        """RUNNING rows whose lease has run out."""
+
+    async def rescue(self, session: UUID, leases: Sequence[Lease]) -> list[Token]:
+        """Those still unrenewed go back to QUEUED under `session`, one loss more."""
+
+    async def waiting_pages(self, limit: int) -> AsyncIterator[list[tuple[Token, int]]]:
+        """All that waits with its remaining delay in ms, in order, in pages: to fill volatile queues. Running
+        rows are released first; call it only when no worker can be alive."""
+
+    async def count_waiting(self) -> dict[tuple[str, str], int]:
+        """Rows that wait or run or are quarantined, by (type, state); held ones count as "HELD"."""
+
+    async def file_undecodable(self, messages: Sequence[tuple[bytes, Mapping[str, str]]]) -> None:
+        """Keep messages that no worker could decode, for a person."""

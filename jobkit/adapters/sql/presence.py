@@ -1,0 +1,155 @@
+"""Who lives: publishers, workers; and the catalog of job types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from jobkit.adapters.sql.engine import Database, any_uuid, db_now, upsert
+from jobkit.adapters.sql.rows import HOLD_COLUMNS
+from jobkit.adapters.sql.tables import claim_fronts, job_types, jobs, publishers, workers
+from jobkit.domain.job import JobState
+from jobkit.ports import TypeInfo
+
+
+def millis_of(span: timedelta) -> int:
+    return round(span.total_seconds() * 1000)
+
+
+class SqlSessions:
+    """The `Sessions` port."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def beat(self, session: UUID, component: str, confirmed_to: UUID | None) -> int:
+        async def work(connection: AsyncConnection) -> int:
+            insert: Any = upsert(connection)(publishers).values(
+                session_id=session, component=component, beat_at=db_now(), confirmed_to=confirmed_to
+            )
+            statement = insert.on_conflict_do_update(
+                index_elements=[publishers.c.session_id],
+                set_={"beat_at": insert.excluded.beat_at, "confirmed_to": insert.excluded.confirmed_to},
+            ).returning(publishers.c.beat_at)
+            return int((await connection.execute(statement)).scalar_one())
+
+        return await self._database.write(work)
+
+    async def orphan(self, session: UUID, ids: Sequence[UUID]) -> None:
+        queued = jobs.c.state == JobState.QUEUED.value
+
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(
+                sa.update(jobs)
+                .where(
+                    any_uuid(jobs.c.job_id, sorted(ids)),
+                    jobs.c.session_id == session,
+                    jobs.c.state.in_([JobState.QUEUED.value, JobState.RETRYING.value]),
+                )
+                .values(state=sa.case((queued, JobState.PENDING.value), else_=jobs.c.state), session_id=None)
+            )
+
+        await self._database.write(work)
+
+    async def leave(self, session: UUID) -> None:
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(sa.delete(publishers).where(publishers.c.session_id == session))
+
+        await self._database.write(work)
+
+
+class SqlPresence:
+    """The `Presence` port."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def beat(self, worker_id: str, serves: Sequence[str], fronts: Mapping[str, int]) -> None:
+        async def work(connection: AsyncConnection) -> None:
+            insert: Any = upsert(connection)(workers).values(
+                worker_id=worker_id, beat_at=db_now(), serves=orjson.dumps(sorted(serves))
+            )
+            await connection.execute(
+                insert.on_conflict_do_update(
+                    index_elements=[workers.c.worker_id],
+                    set_={"beat_at": insert.excluded.beat_at, "serves": insert.excluded.serves},
+                )
+            )
+            if fronts:
+                await connection.execute(*_fronts(connection, worker_id, fronts))
+
+        await self._database.write(work)
+
+    async def leave(self, worker_id: str) -> None:
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(sa.delete(workers).where(workers.c.worker_id == worker_id))
+            await connection.execute(sa.delete(claim_fronts).where(claim_fronts.c.worker_id == worker_id))
+
+        await self._database.write(work)
+
+    async def served_types(self, within: timedelta) -> set[str]:
+        recent = workers.c.beat_at >= db_now() - millis_of(within)
+
+        async def work(connection: AsyncConnection) -> set[str]:
+            found = await connection.execute(sa.select(workers.c.serves).where(recent))
+            return {name for packed in found.scalars() for name in orjson.loads(packed)}
+
+        return await self._database.read(work)
+
+
+def _fronts(
+    connection: AsyncConnection, worker_id: str, fronts: Mapping[str, int]
+) -> tuple[Any, list[dict[str, Any]]]:
+    insert: Any = upsert(connection)(claim_fronts).values(
+        worker_id=worker_id,
+        job_type=sa.bindparam("b_type"),
+        due_at=sa.bindparam("b_due"),
+        seen_at=db_now(),
+    )
+    statement = insert.on_conflict_do_update(
+        index_elements=[claim_fronts.c.worker_id, claim_fronts.c.job_type],
+        set_={"due_at": insert.excluded.due_at, "seen_at": insert.excluded.seen_at},
+    )
+    return statement, [{"b_type": t, "b_due": due} for t, due in sorted(fronts.items())]
+
+
+class SqlTypes:
+    """The `TypeCatalog` port."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def ensure(self, names: Sequence[str], limit: int) -> list[str]:
+        wanted = sorted(set(names))
+
+        async def work(connection: AsyncConnection) -> list[str]:
+            known = set((await connection.execute(sa.select(job_types.c.job_type))).scalars())
+            unseen = [name for name in wanted if name not in known]
+            room = max(limit - len(known), 0)
+            for name in unseen[:room]:
+                insert: Any = upsert(connection)(job_types).values(job_type=name, created_at=db_now())
+                await connection.execute(insert.on_conflict_do_nothing())
+            return unseen[room:]
+
+        return await self._database.write(work)
+
+    async def all(self) -> dict[str, TypeInfo]:
+        async def work(connection: AsyncConnection) -> dict[str, TypeInfo]:
+            return {
+                row.job_type: TypeInfo(
+                    row.job_type,
+                    row.hold_number,
+                    row.held_reason is not None,
+                    row.held_since,
+                    row.held_until,
+                )
+                for row in await connection.execute(sa.select(*HOLD_COLUMNS))
+            }
+
+        return await self._database.read(work)

@@ -1,0 +1,218 @@
+"""Rows to domain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+
+from jobkit.adapters.sql.tables import job_types, jobs
+from jobkit.domain.job import (
+    Attempt,
+    ClaimedJob,
+    Job,
+    JobError,
+    JobState,
+    Quarantine,
+    QuarantineReason,
+    Token,
+    TraceContext,
+)
+
+CLAIM_COLUMNS: Sequence[sa.Column[Any]] = (
+    jobs.c.job_id,
+    jobs.c.job_type,
+    jobs.c.payload,
+    jobs.c.deliveries,
+    jobs.c.attempts,
+    jobs.c.attempts_base,
+    jobs.c.losses,
+    jobs.c.max_attempts,
+    jobs.c.attempt_timeout_ms,
+    jobs.c.labels,
+    jobs.c.started_at,
+    jobs.c.due_at,
+    jobs.c.created_at,
+    jobs.c.history,
+    jobs.c.traceparent,
+    jobs.c.tracestate,
+    jobs.c.baggage,
+)
+TOKEN_COLUMNS: Sequence[sa.Column[Any]] = (
+    jobs.c.job_id,
+    jobs.c.job_type,
+    jobs.c.attempts,
+    jobs.c.traceparent,
+    jobs.c.tracestate,
+    jobs.c.baggage,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A type's hold as a reader needs it; `number` also when not held."""
+
+    number: int
+    held: bool
+    since: int | None = None
+    until: int | None = None
+
+
+def time(millis: int) -> datetime:
+    return datetime.fromtimestamp(millis / 1000, UTC)
+
+
+def millis(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000)
+
+
+def _maybe(value: int | None) -> datetime | None:
+    return None if value is None else time(value)
+
+
+def trace_of(row: Any) -> TraceContext:
+    return TraceContext(row.traceparent or "", row.tracestate or "", row.baggage or "")
+
+
+def token_of(row: Any) -> Token:
+    return Token(row.job_id, row.job_type, row.attempts + 1, trace_of(row))
+
+
+def pack_history(history: Sequence[Attempt]) -> bytes | None:
+    """Bounded by the caller; None when empty."""
+    if not history:
+        return None
+    return orjson.dumps(
+        [
+            {
+                "d": a.delivery,
+                "w": a.worker_id,
+                "s": millis(a.start_time),
+                "f": millis(a.finish_time) if a.finish_time else None,
+                "c": a.error.code if a.error else None,
+                "m": a.error.message if a.error else None,
+                "r": a.error.retryable if a.error else None,
+            }
+            for a in history
+        ]
+    )
+
+
+def unpack_history(packed: bytes | None) -> tuple[Attempt, ...]:
+    if not packed:
+        return ()
+    return tuple(
+        Attempt(
+            a["d"],
+            a["w"],
+            time(a["s"]),
+            _maybe(a["f"]),
+            JobError(a["c"], a["m"], a["r"]) if a["c"] is not None else None,
+        )
+        for a in orjson.loads(packed)
+    )
+
+
+def labels_of(packed: bytes | None) -> dict[str, str]:
+    return orjson.loads(packed) if packed else {}
+
+
+def claimed_of(row: Any) -> ClaimedJob:
+    timeout = row.attempt_timeout_ms
+    return ClaimedJob(
+        job_id=row.job_id,
+        job_type=row.job_type,
+        payload=row.payload,
+        delivery=row.deliveries,
+        attempts=row.attempts,
+        attempts_base=row.attempts_base,
+        losses=row.losses,
+        max_attempts=row.max_attempts,
+        attempt_timeout=None if timeout is None else timedelta(milliseconds=timeout),
+        labels=labels_of(row.labels),
+        start_time=time(row.started_at),
+        due_time=time(row.due_at),
+        create_time=time(row.created_at),
+        history=unpack_history(row.history),
+        trace=trace_of(row),
+    )
+
+
+def is_held(state: JobState, due_at: int, hold: Hold | None, now: int) -> bool:
+    """PENDING, QUEUED, or RETRYING with its time come, while the type is held."""
+    if hold is None or not hold.held or not state.waiting:
+        return False
+    return state is not JobState.RETRYING or due_at <= now
+
+
+def job_of(row: Any, holds: Mapping[str, Hold], now: int) -> Job:
+    """A full row as a reader sees it, with its type's hold applied."""
+    state = JobState(row.state)
+    hold = holds.get(row.job_type)
+    held = is_held(state, row.due_at, hold, now)
+    quarantine = None
+    if held and hold is not None:
+        since = max(hold.since or 0, row.due_at)
+        quarantine = Quarantine(QuarantineReason.BREAKER_OPEN, time(since), row.job_type, _maybe(hold.until))
+    elif state is JobState.QUARANTINED:
+        quarantine = Quarantine(QuarantineReason(row.quarantine_reason), time(row.quarantined_at))
+    waits_since = hold.number - row.hold_mark if hold and state.waiting else 0
+    return Job(
+        job_id=row.job_id,
+        job_type=row.job_type,
+        state=JobState.QUARANTINED if held else state,
+        payload=row.payload,
+        create_time=time(row.created_at),
+        update_time=time(row.updated_at),
+        due_time=time(row.due_at),
+        request_id=row.request_id or "",
+        labels=labels_of(row.labels),
+        attempts=row.attempts,
+        deliveries=row.deliveries,
+        holds=row.holds + max(waits_since, 0),
+        max_attempts=row.max_attempts,
+        progress=None if row.progress_total is None else (row.progress_processed, row.progress_total),
+        result=row.result,
+        last_error=_error_of(row),
+        quarantine=quarantine,
+        start_time=_maybe(row.started_at),
+        finish_time=_maybe(row.finished_at),
+        history=_history_of(row, state),
+        trace=trace_of(row),
+    )
+
+
+def _error_of(row: Any) -> JobError | None:
+    if row.error_code is None:
+        return None
+    return JobError(row.error_code, row.error_message or "", bool(row.error_retryable))
+
+
+def _history_of(row: Any, state: JobState) -> tuple[Attempt, ...]:
+    """The stored failures, and the run that the row itself tells of."""
+    history = unpack_history(row.history)
+    if state is JobState.RUNNING:
+        return (*history, Attempt(row.deliveries, row.worker_id, time(row.started_at)))
+    if state is JobState.SUCCEEDED:
+        return (
+            *history,
+            Attempt(row.deliveries, row.worker_id, time(row.started_at), _maybe(row.finished_at)),
+        )
+    return history
+
+
+def hold_of(row: Any) -> Hold:
+    return Hold(row.hold_number, row.held_reason is not None, row.held_since, row.held_until)
+
+
+HOLD_COLUMNS = (
+    job_types.c.job_type,
+    job_types.c.hold_number,
+    job_types.c.held_reason,
+    job_types.c.held_since,
+    job_types.c.held_until,
+)

@@ -1,0 +1,308 @@
+"""What a worker does to the rows of jobs: claim, renew, progress, settle. Fenced and batched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from jobkit.adapters.sql.engine import Database, any_uuid, db_now, is_bad_data
+from jobkit.adapters.sql.rows import CLAIM_COLUMNS, claimed_of, millis, pack_history
+from jobkit.adapters.sql.tables import job_types, jobs
+from jobkit.domain.job import ClaimedJob, JobState, QuarantineReason
+from jobkit.domain.job import JobError as Error
+from jobkit.domain.retry import Cancel, Complete, Forget, Isolate, Release, Retry
+from jobkit.ports import Held, Miss, Settlement
+
+RUNNING = JobState.RUNNING.value
+# A token comes from the ladder a little before or after its due time: clocks of broker and database differ.
+DUE_TOLERANCE_MS = 1000
+
+
+def _millis(span: timedelta) -> int:
+    return round(span.total_seconds() * 1000)
+
+
+class SqlWork:
+    """The `WorkStore` port."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def claim(
+        self, ids: Sequence[UUID], *, claim_id: UUID, worker_id: str, lease: timedelta
+    ) -> Mapping[UUID, ClaimedJob | Miss]:
+        wanted = sorted(set(ids))
+        statement = _claim(wanted, claim_id, worker_id, _millis(lease))
+
+        async def work(connection: AsyncConnection) -> dict[UUID, ClaimedJob | Miss]:
+            found: dict[UUID, ClaimedJob | Miss] = {
+                row.job_id: claimed_of(row) for row in await connection.execute(statement)
+            }
+            missing = [job_id for job_id in wanted if job_id not in found]
+            if missing:
+                found.update(await _misses(connection, missing))
+            return found
+
+        return await self._database.write(work)
+
+    async def renew(self, held: Sequence[Held], *, lease: timedelta) -> tuple[set[UUID], set[UUID]]:
+        fences = {h.job_id: h.delivery for h in held}
+
+        async def work(connection: AsyncConnection) -> tuple[set[UUID], set[UUID]]:
+            locked = await connection.execute(
+                sa.select(jobs.c.job_id, jobs.c.deliveries, jobs.c.cancel_requested)
+                .where(any_uuid(jobs.c.job_id, sorted(fences)), jobs.c.state == RUNNING)
+                .order_by(jobs.c.job_id)
+                .with_for_update()
+            )
+            ours = {
+                row.job_id: row.cancel_requested for row in locked if fences[row.job_id] == row.deliveries
+            }
+            if ours:
+                await connection.execute(
+                    sa.update(jobs)
+                    .where(any_uuid(jobs.c.job_id, sorted(ours)))
+                    .values(lease_until=db_now() + _millis(lease))
+                )
+            return set(ours), {job_id for job_id, cancel in ours.items() if cancel}
+
+        return await self._database.write(work)
+
+    async def progress(self, marks: Sequence[tuple[Held, int, int]]) -> None:
+        ordered = sorted(marks, key=lambda mark: mark[0].job_id)
+        statement = (
+            sa.update(jobs)
+            .where(
+                jobs.c.job_id == sa.bindparam("b_id"),
+                jobs.c.deliveries == sa.bindparam("b_fence"),
+                jobs.c.state == RUNNING,
+            )
+            .values(
+                progress_processed=sa.bindparam("b_processed"),
+                progress_total=sa.bindparam("b_total"),
+                updated_at=db_now(),
+            )
+        )
+        rows = [
+            {"b_id": h.job_id, "b_fence": h.delivery, "b_processed": done, "b_total": total}
+            for h, done, total in ordered
+        ]
+
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(statement, rows)
+
+        await self._database.write(work)
+
+    async def settle(self, batch: Sequence[Settlement]) -> list[bool]:
+        try:
+            return await self._database.write(lambda c: _settle(c, batch))
+        except Exception as error:
+            if not is_bad_data(error):
+                raise
+            if len(batch) > 1:
+                # One outcome that cannot be stored must not hold up the others: halve until it stands alone.
+                middle = len(batch) // 2
+                return await self.settle(batch[:middle]) + await self.settle(batch[middle:])
+            (only,) = batch
+            unstorable = Error("UNSTORABLE_OUTCOME", "the outcome cannot be stored", retryable=False)
+            decision = Isolate(QuarantineReason.NON_RETRYABLE, unstorable)
+            return await self._database.write(
+                lambda c: _settle(c, [Settlement(only.at, decision, (), only.session)])
+            )
+
+
+def _claim(ids: Sequence[UUID], claim_id: UUID, worker_id: str, lease_ms: int) -> sa.UpdateBase:
+    """Waiting rows whose time has come, RUNNING rows whose lease has run out, and those that this very claim
+    took already (a repeat after a lost reply)."""
+    now = db_now()
+    waiting = sa.and_(
+        jobs.c.state.in_([JobState.PENDING.value, JobState.QUEUED.value, JobState.RETRYING.value]),
+        jobs.c.due_at <= now + DUE_TOLERANCE_MS,
+    )
+    repeat = sa.and_(jobs.c.state == RUNNING, jobs.c.claim_id == claim_id)
+    abandoned = sa.and_(jobs.c.state == RUNNING, jobs.c.lease_until < now)
+    current = (
+        sa.select(job_types.c.hold_number).where(job_types.c.job_type == jobs.c.job_type).scalar_subquery()
+    )
+    number = sa.func.coalesce(current, jobs.c.hold_mark)
+    gained = sa.case((number > jobs.c.hold_mark, number - jobs.c.hold_mark), else_=0)
+    return (
+        sa.update(jobs)
+        .where(any_uuid(jobs.c.job_id, ids), sa.or_(waiting, repeat, abandoned))
+        .values(
+            state=RUNNING,
+            deliveries=jobs.c.deliveries + sa.case((repeat, 0), else_=1),
+            losses=jobs.c.losses + sa.case((repeat, 0), (jobs.c.state == RUNNING, 1), else_=0),
+            holds=jobs.c.holds + sa.case((jobs.c.state == RUNNING, 0), else_=gained),
+            hold_mark=number,
+            claim_id=claim_id,
+            worker_id=worker_id,
+            lease_until=now + lease_ms,
+            started_at=now,
+            updated_at=now,
+        )
+        .returning(*CLAIM_COLUMNS)
+    )
+
+
+async def _misses(connection: AsyncConnection, ids: Sequence[UUID]) -> dict[UUID, Miss]:
+    rows = await connection.execute(
+        sa.select(
+            jobs.c.job_id, jobs.c.state, jobs.c.due_at, jobs.c.lease_until, db_now().label("now")
+        ).where(any_uuid(jobs.c.job_id, ids))
+    )
+    found = {row.job_id: row for row in rows}
+    return {job_id: _miss(found.get(job_id)) for job_id in ids}
+
+
+def _miss(row: Any) -> Miss:
+    if row is None:
+        return Miss(None)
+    state = JobState(row.state)
+    if state is JobState.RUNNING:
+        return Miss(timedelta(milliseconds=max(row.lease_until - row.now, 0) + 500))
+    if state.waiting:
+        return Miss(timedelta(milliseconds=max(row.due_at - row.now, 0)))
+    return Miss(None)
+
+
+async def _settle(connection: AsyncConnection, batch: Sequence[Settlement]) -> list[bool]:
+    locked = await connection.execute(
+        sa.select(
+            jobs.c.job_id,
+            jobs.c.state,
+            jobs.c.deliveries,
+            jobs.c.settled_delivery,
+            jobs.c.cancel_requested,
+            db_now().label("now"),
+        )
+        .where(any_uuid(jobs.c.job_id, sorted({s.at.job_id for s in batch})))
+        .order_by(jobs.c.job_id)
+        .with_for_update()
+    )
+    found = {row.job_id: row for row in locked}
+    answers: list[bool] = []
+    done: list[dict[str, Any]] = []
+    other: list[dict[str, Any]] = []
+    for item in sorted(batch, key=lambda s: s.at.job_id):
+        row = found.get(item.at.job_id)
+        if row is None or row.state != RUNNING or row.deliveries != item.at.delivery:
+            continue
+        if isinstance(item.decision, Complete):
+            done.append(_completed(item, item.decision, row.now))
+        elif not isinstance(item.decision, Forget):
+            other.append(_changed(item, row))
+    for item in batch:
+        row = found.get(item.at.job_id)
+        fresh = row is not None and row.state == RUNNING and row.deliveries == item.at.delivery
+        repeated = row is not None and row.settled_delivery == item.at.delivery
+        answers.append(fresh or repeated)
+    if done:
+        await connection.execute(_COMPLETE, done)
+    if other:
+        await connection.execute(_CHANGE, other)
+    return answers
+
+
+_ENDED: dict[str, Any] = {
+    "claim_id": None,
+    "lease_until": None,
+    "losses": 0,
+    "settled_delivery": jobs.c.deliveries,
+}
+_COMPLETE = (
+    sa.update(jobs)
+    .where(jobs.c.job_id == sa.bindparam("b_id"))
+    .values(
+        state=JobState.SUCCEEDED.value,
+        attempts=jobs.c.attempts + 1,
+        result=sa.bindparam("b_result", type_=sa.LargeBinary),
+        finished_at=sa.bindparam("b_now"),
+        updated_at=sa.bindparam("b_now"),
+        **_ENDED,
+    )
+)
+_CHANGE = (
+    sa.update(jobs)
+    .where(jobs.c.job_id == sa.bindparam("b_id"))
+    .values(
+        state=sa.bindparam("b_state"),
+        attempts=jobs.c.attempts + sa.bindparam("b_counted", type_=sa.Integer),
+        due_at=sa.func.coalesce(sa.bindparam("b_due", type_=sa.BigInteger), jobs.c.due_at),
+        session_id=sa.bindparam("b_session", type_=sa.Uuid),
+        error_code=sa.func.coalesce(sa.bindparam("b_code", type_=sa.String), jobs.c.error_code),
+        error_message=sa.func.coalesce(sa.bindparam("b_message", type_=sa.Text), jobs.c.error_message),
+        error_retryable=sa.func.coalesce(
+            sa.bindparam("b_retryable", type_=sa.Boolean), jobs.c.error_retryable
+        ),
+        history=sa.bindparam("b_history", type_=sa.LargeBinary),
+        quarantine_reason=sa.bindparam("b_reason", type_=sa.String),
+        quarantined_at=sa.bindparam("b_quarantined", type_=sa.BigInteger),
+        finished_at=sa.bindparam("b_finished", type_=sa.BigInteger),
+        updated_at=sa.bindparam("b_now", type_=sa.BigInteger),
+        **_ENDED,
+    )
+)
+
+
+def _completed(item: Settlement, decision: Complete, now: int) -> dict[str, Any]:
+    return {"b_id": item.at.job_id, "b_result": decision.result, "b_now": now}
+
+
+def _changed(item: Settlement, row: Any) -> dict[str, Any]:
+    """The parameters of `_CHANGE`. A cancellation that was asked for wins over everything but success."""
+    decision = Cancel() if row.cancel_requested else item.decision
+    now = row.now
+    values: dict[str, Any] = {
+        "b_id": item.at.job_id,
+        "b_now": now,
+        "b_counted": 0,
+        "b_due": None,
+        "b_session": None,
+        "b_history": pack_history(item.history),
+        "b_code": None,
+        "b_message": None,
+        "b_retryable": None,
+        "b_reason": None,
+        "b_quarantined": None,
+        "b_finished": None,
+    }
+    error: Error | None = None
+    match decision:
+        case Retry(delay, error, counted):
+            values |= {
+                "b_state": JobState.RETRYING.value,
+                "b_counted": int(counted),
+                "b_due": now + _millis(delay),
+                "b_session": item.session,
+            }
+        case Isolate(reason, error):
+            values |= {
+                "b_state": JobState.QUARANTINED.value,
+                "b_counted": 0 if reason is QuarantineReason.POISON else 1,
+                "b_reason": reason.value,
+                "b_quarantined": now,
+            }
+        case Release():
+            values |= {"b_state": JobState.QUEUED.value, "b_session": item.session}
+        case Cancel():
+            values |= {"b_state": JobState.CANCELLED.value, "b_finished": now}
+        case _:
+            raise AssertionError(decision)
+    if error is not None:
+        values |= {
+            "b_code": error.code,
+            "b_message": error.message.replace("\x00", "\ufffd"),
+            "b_retryable": error.retryable,
+        }
+    return values
+
+
+def due_millis(job: ClaimedJob) -> int:
+    """The due time as the database holds it."""
+    return millis(job.due_time)

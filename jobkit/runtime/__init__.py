@@ -1,0 +1,1 @@
+"""What keeps a process running: settings, lifecycle, batching, logging, telemetry."""
