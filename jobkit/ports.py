@@ -110,7 +110,8 @@ class Dispatcher(Protocol):
 
 
 class BreakerStore(Protocol):
-    """Shared breaker state. It stores and compares; `domain.breaker` decides. Its clock is the store's."""
+    """Shared breaker state. It stores and compares; `domain.tripping` decides. Its clock is the store's.
+    A breaker that does not exist counts as CLOSED of generation 0."""
 
     async def now(self) -> int:
         """The store's time in milliseconds."""
@@ -129,9 +130,10 @@ class BreakerStore(Protocol):
         """The window without adding to it."""
 
     async def swap(self, name: str, generation: int, record: BreakerRecord) -> bool:
-        """Replace the record if its generation is still `generation`; a record of a CLOSED state also
-        forgets all evidence. False: somebody else was first. Bumps the change counter and tells watchers.
-        `breaker:<name>` and `failure:*` are written beside it."""
+        """Replace the record if its generation is still `generation` and the new one is greater (or the same
+        with more successes); a record of a CLOSED state also forgets all evidence. False: somebody else was
+        first. Bumps the change counter and tells watchers. `breaker:<name>` and `failure:*` are written
+        beside it."""
 
     async def take_permit(
         self, name: str, generation: int, holder: str, permits: int, lease: timedelta
@@ -142,10 +144,18 @@ class BreakerStore(Protocol):
         """Give a permit back; nothing happens when it is not held."""
 
     async def version(self) -> int:
-        """The change counter: it moves with every swap and create."""
+        """The change counter: it moves with every swap and create, and maybe without; a wipe resets it."""
+
+    async def failures(self, names: Sequence[str]) -> dict[str, dict[str, int]]:
+        """For display: failed attempts by code within the window last reported with, in one round trip. Only
+        names that have any, so a caller sums or lists what is there."""
+
+    async def repair(self, names: Sequence[str]) -> None:
+        """Write the operator-readable copies anew where they differ from the truth, and nothing else."""
 
     def changes(self) -> AsyncIterator[str]:
-        """Names of breakers as they change, hurried by push; may miss some, so poll `version` too."""
+        """Names of breakers as they change from this call until `close`, hurried by push; may miss some, so
+        poll `version` too."""
 
     async def close(self) -> None:
         """Safe to repeat."""

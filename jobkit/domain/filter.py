@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from typing import TypeVar
 from uuid import UUID
 
@@ -20,8 +20,9 @@ from jobkit.domain.errors import FieldViolation, InvalidJob
 from jobkit.domain.job import JobState, QuarantineReason
 
 _TOKEN = re.compile(r'\s*(?:"((?:[^"\\]|\\.)*)"|(<=|>=|!=|[=<>()])|([^\s"=<>!()]+))')
+# Nothing stored has these, and a database may refuse to compare with them.
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 MAX_FILTER = 2000
-EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,8 @@ def parse_filter(text: str) -> JobFilter:
     """Raises InvalidJob naming `filter`."""
     if len(text) > MAX_FILTER:
         raise _bad(f"must be at most {MAX_FILTER} characters")
+    if _UNSTORABLE.search(text):
+        raise _bad("must not contain NUL or half of a surrogate pair")
     words = _words(text)
     result = JobFilter()
     while words:
@@ -132,9 +135,14 @@ def _time(old: JobFilter, op: str, value: str) -> JobFilter:
         raise _bad(f"'{value}' is no RFC 3339 time") from None
     if moment.tzinfo is None:
         raise _bad(f"'{value}' needs a time zone, such as Z")
-    tick = _TICK
-    since = {">=": moment, ">": moment + tick, "=": moment}.get(op)
-    before = {"<": moment, "<=": moment + tick, "=": moment + tick}.get(op)
+    floor = moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+    try:
+        after = floor + _TICK
+    except OverflowError:
+        raise _bad(f"'{value}' is too late a time") from None
+    ceiling = floor if floor == moment else after
+    since = {">=": ceiling, ">": after, "=": ceiling}.get(op)
+    before = {"<": ceiling, "<=": after, "=": after}.get(op)
     if since is not None and (old.since is None or since > old.since):
         old = replace(old, since=since)
     if before is not None and (old.before is None or before < old.before):
@@ -142,8 +150,8 @@ def _time(old: JobFilter, op: str, value: str) -> JobFilter:
     return old
 
 
-# Stored times have milliseconds.
-_TICK = datetime(1970, 1, 1, 0, 0, 0, 1000, tzinfo=UTC) - EARLIEST
+# Stored times have milliseconds, so the bounds have too: what lies between two of them rounds away.
+_TICK = timedelta(milliseconds=1)
 
 
 def _bad(message: str) -> InvalidJob:

@@ -39,7 +39,14 @@ FINISHED = frozenset({JobState.SUCCEEDED, JobState.CANCELLED, JobState.DISCARDED
 # What may follow what. The SQL adapter's WHERE clauses say the same; the model test compares both.
 TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
     JobState.PENDING: frozenset({JobState.QUEUED, JobState.RUNNING, JobState.CANCELLED, JobState.DISCARDED}),
-    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED, JobState.DISCARDED}),
+    JobState.QUEUED: frozenset(
+        {
+            JobState.PENDING,  # the broker did not take its token
+            JobState.RUNNING,
+            JobState.CANCELLED,
+            JobState.DISCARDED,
+        }
+    ),
     JobState.RUNNING: frozenset(
         {
             JobState.RUNNING,  # taken over after its lease ran out
@@ -50,9 +57,7 @@ TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
             JobState.CANCELLED,
         }
     ),
-    JobState.RETRYING: frozenset(
-        {JobState.RUNNING, JobState.QUEUED, JobState.CANCELLED, JobState.DISCARDED}
-    ),
+    JobState.RETRYING: frozenset({JobState.RUNNING, JobState.QUEUED, JobState.CANCELLED, JobState.DISCARDED}),
     JobState.QUARANTINED: frozenset({JobState.QUEUED, JobState.CANCELLED, JobState.DISCARDED}),
     JobState.SUCCEEDED: frozenset(),
     JobState.CANCELLED: frozenset(),

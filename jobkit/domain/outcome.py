@@ -32,10 +32,12 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """The handler asked to be run again after `after`, at the cost of no attempt."""
+    """The handler asked to be run again after `after`, at the cost of no attempt. `wide`: it speaks for the whole
+    job type, whose breaker opens until exactly then."""
 
     after: timedelta
     message: str = ""
+    wide: bool = False
 
 
 class Interrupted(StrEnum):

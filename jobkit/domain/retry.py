@@ -74,7 +74,10 @@ def backoff(policy: RetryPolicy, failures: int, fraction: float) -> timedelta:
     Exponential backoff with proportional jitter, after "Exponential Backoff And Jitter", AWS Architecture Blog.
     """
     exponent = min(max(failures - 1, 0), 30)
-    plain = min(policy.base_delay * 2**exponent, policy.max_delay)
+    # In seconds, as floats: a timedelta of 2³⁰ days overflows.
+    plain = timedelta(
+        seconds=min(policy.base_delay.total_seconds() * 2**exponent, policy.max_delay.total_seconds())
+    )
     return plain * (1 + policy.jitter * (2 * fraction - 1))
 
 

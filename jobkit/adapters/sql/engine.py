@@ -11,86 +11,36 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
-from uuid import UUID
 
+import asyncpg
+import orjson
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.elements import ColumnElement
-from sqlalchemy.sql.functions import FunctionElement
 
+from jobkit.adapters.sql.terms import db_now
 from jobkit.domain.errors import Unavailable, store_unavailable
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 # SQLSTATEs that a transaction may simply be run again for: deadlock, serialization failure.
 RETRYABLE = frozenset({"40P01", "40001"})
 MAX_TRIES = 5
+# Classes of SQLSTATE that blame the data: data exception, integrity constraint violation.
+BAD_DATA = frozenset({"22", "23"})
+# What a connection that broke in the middle of a transaction is met with afterwards.
+_BROKEN = (
+    sa.exc.PendingRollbackError,
+    sa.exc.ResourceClosedError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
 
 
-class db_now(FunctionElement[int]):
-    """Milliseconds since the epoch by the database's clock."""
-
-    type = sa.BigInteger()
-    inherit_cache = True
-
-
-@compiles(db_now, "postgresql")
-def _now_postgresql(element: Any, compiler: Any, **kw: Any) -> str:
-    return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)"
-
-
-@compiles(db_now, "sqlite")
-def _now_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
-    return "CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER)"
-
-
-class any_uuid(FunctionElement[bool]):
-    """`column = ANY(ids)`: one statement text, whatever the number of ids."""
-
-    type = sa.Boolean()
-    inherit_cache = True
-
-    def __init__(self, column: ColumnElement[Any], ids: Sequence[UUID]) -> None:
-        listed = sa.literal(_Ids(tuple(ids)), type_=_UuidList())
-        super().__init__(column, listed)
-
-
-class _Ids(tuple[UUID, ...]):
-    __slots__ = ()
-
-    def __new__(cls, ids: tuple[UUID, ...]) -> _Ids:
-        return super().__new__(cls, ids)
-
-
-class _UuidList(sa.types.TypeDecorator[Any]):
-    """A list of ids as one bound value: uuid[] on PostgreSQL, a JSON array of hex on SQLite."""
-
-    impl = sa.Text
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
-        return dialect.type_descriptor(ARRAY(sa.Uuid()) if dialect.name == "postgresql" else sa.Text())
-
-    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> Any:
-        if dialect.name == "postgresql":
-            return list(value)
-        return "[" + ",".join(f'"{i.hex}"' for i in value) + "]"
-
-
-@compiles(any_uuid, "postgresql")
-def _any_postgresql(element: Any, compiler: Any, **kw: Any) -> str:
-    column, ids = element.clauses
-    return f"{compiler.process(column, **kw)} = ANY({compiler.process(ids, **kw)})"
-
-
-@compiles(any_uuid, "sqlite")
-def _any_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
-    column, ids = element.clauses
-    listed = compiler.process(ids, **kw)
-    return f"{compiler.process(column, **kw)} IN (SELECT value FROM json_each({listed}))"  # noqa: S608 - bound
+class BadData(Exception):
+    """A statement failed for what it carried, not for the world around it. It stays within this package."""
 
 
 def driver_url(url: str) -> sa.URL:
@@ -107,6 +57,9 @@ def driver_url(url: str) -> sa.URL:
     family = parsed.drivername.split("+")[0]
     if family not in drivers:
         raise ValueError(f"must be postgresql:// or sqlite:///, not {family}://")
+    if family == "sqlite" and parsed.database in (None, "", ":memory:"):
+        # Writer and readers are separate connections: they share a file, never a private memory.
+        raise ValueError("must name a file: sqlite:///path")
     return parsed.set(drivername=drivers[family])
 
 
@@ -121,7 +74,7 @@ class Database:
             self._writer = self._sqlite_engine(1)
             self._reader = self._sqlite_engine(4)
         else:
-            self._writer = self._reader = create_async_engine(
+            self._writer = create_async_engine(
                 self.url,
                 pool_size=pool_size,
                 max_overflow=0,
@@ -134,6 +87,12 @@ class Database:
                 },
             )
         self._watch_connections(self._writer)
+        if not self.is_sqlite:
+            # One snapshot for all statements of a read, as SQLite gives it too: holds, their revision and the
+            # jobs that they apply to belong together.
+            self._reader = self._writer.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
 
     def _sqlite_engine(self, size: int) -> AsyncEngine:
         engine = create_async_engine(
@@ -178,6 +137,7 @@ class Database:
         """Run `work` in one transaction; run it again after a deadlock or a serialization failure.
 
         Raises Unavailable when the database is away or does not answer in time; the outcome is then unknown.
+        Raises BadData when the database refuses what a statement carries.
         """
         return await self._run(work, write=True)
 
@@ -192,18 +152,20 @@ class Database:
                 async with asyncio.timeout(self.timeout * 2), self._session(write=write) as connection:
                     return await work(connection)
             except sa.exc.DBAPIError as error:
-                if _sqlstate(error) in RETRYABLE and attempt < MAX_TRIES:
+                state = _sqlstate(error)
+                if state in RETRYABLE and attempt < MAX_TRIES:
                     await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 - jitter
                     continue
-                if isinstance(error, (sa.exc.DataError, sa.exc.IntegrityError)):
-                    raise
+                if state[:2] in BAD_DATA or isinstance(error, (sa.exc.DataError, sa.exc.IntegrityError)):
+                    raise BadData(type(error.orig).__name__) from error
+                if isinstance(error.orig and error.orig.__cause__, asyncpg.DataError):
+                    # Refused by the driver, before the server saw it.
+                    raise BadData(type(error.orig).__name__) from error
                 raise _away(error) from error
-            except (OSError, TimeoutError, sa.exc.TimeoutError, sa.exc.InvalidRequestError) as error:
+            except (OverflowError, UnicodeError, orjson.JSONEncodeError) as error:
+                raise BadData(str(error)) from error
+            except (OSError, TimeoutError, sa.exc.TimeoutError, *_BROKEN) as error:
                 raise _away(error) from error
-            except Exception as error:
-                if type(error).__module__.startswith("asyncpg"):
-                    raise _away(error) from error
-                raise
         raise AssertionError("unreachable")
 
     async def now(self) -> int:
@@ -217,7 +179,7 @@ class Database:
     async def close(self) -> None:
         """Safe to repeat."""
         await self._writer.dispose()
-        if self._reader is not self._writer:
+        if self.is_sqlite:
             await self._reader.dispose()
 
 
@@ -236,6 +198,17 @@ def upsert(connection: AsyncConnection) -> Any:
     return postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
 
 
-def is_bad_data(error: Exception) -> bool:
-    """Whether a statement failed for what it carried rather than for the world around it."""
-    return isinstance(error, (sa.exc.DataError, sa.exc.IntegrityError))
+async def in_halves(
+    batch: Sequence[T],
+    run: Callable[[Sequence[T]], Awaitable[list[R]]],
+    alone: Callable[[T], Awaitable[R]],
+) -> list[R]:
+    """`run(batch)`; where that fails for its data the batch is halved until the bad item stands `alone`, so that
+    it takes nobody down with it."""
+    try:
+        return await run(batch)
+    except BadData:
+        if len(batch) == 1:
+            return [await alone(batch[0])]
+        middle = len(batch) // 2
+        return await in_halves(batch[:middle], run, alone) + await in_halves(batch[middle:], run, alone)

@@ -8,20 +8,29 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from jobkit.adapters.sql.engine import Database, db_now, upsert
+from jobkit.adapters.sql.engine import Database, upsert
 from jobkit.adapters.sql.rows import HOLD_COLUMNS, Hold, hold_of
-from jobkit.adapters.sql.tables import breaker_transitions, counters, job_types
+from jobkit.adapters.sql.tables import breaker_transitions, counters, job_types, jobs
+from jobkit.adapters.sql.terms import any_text, db_now
 from jobkit.domain.breaker import TRANSITIONS_KEPT, BreakerRecord, BreakerState, Cause, Transition
 from jobkit.domain.job import QuarantineReason
 
 LEDGER = "ledger"
+
+_mark = (
+    sa.select(job_types.c.hold_number - sa.case((job_types.c.held_reason.is_(None), 0), else_=1))
+    .where(job_types.c.job_type == jobs.c.job_type)
+    .scalar_subquery()
+)
+# The hold mark of a row that begins to wait now (`TypeInfo.mark`), never a smaller one than it has.
+mark_now: sa.ColumnElement[int] = sa.case((_mark > jobs.c.hold_mark, _mark), else_=jobs.c.hold_mark)
 
 
 async def holds_now(connection: AsyncConnection, types: Collection[str] | None) -> dict[str, Hold]:
     """Holds of `types`, or of all when None."""
     statement = sa.select(*HOLD_COLUMNS)
     if types is not None:
-        statement = statement.where(job_types.c.job_type.in_(sorted(types)))
+        statement = statement.where(any_text(job_types.c.job_type, sorted(types)))
     return {row.job_type: hold_of(row) for row in await connection.execute(statement)}
 
 
@@ -36,7 +45,7 @@ async def holds_at(connection: AsyncConnection, revision: int) -> dict[str, Hold
     if await revision_now(connection) == revision:
         return holds
     newest = (
-        sa.select(breaker_transitions.c.breaker, sa.func.max(breaker_transitions.c.revision).label("top"))
+        sa.select(breaker_transitions.c.breaker, sa.func.max(breaker_transitions.c.generation).label("top"))
         .where(breaker_transitions.c.revision <= revision)
         .group_by(breaker_transitions.c.breaker)
         .subquery()
@@ -44,17 +53,23 @@ async def holds_at(connection: AsyncConnection, revision: int) -> dict[str, Hold
     rows = await connection.execute(
         sa.select(
             breaker_transitions.c.breaker, breaker_transitions.c.to_state, breaker_transitions.c.at
-        ).join(newest, breaker_transitions.c.revision == newest.c.top)
+        ).join(
+            newest,
+            sa.and_(
+                breaker_transitions.c.breaker == newest.c.breaker,
+                breaker_transitions.c.generation == newest.c.top,
+            ),
+        )
     )
     then = {row.breaker: row for row in rows}
-    return {
-        name: Hold(
-            hold.number,
-            name in then and BreakerState(then[name].to_state).holds,
-            then[name].at if name in then else None,
-        )
-        for name, hold in holds.items()
-    }
+    return {name: _as_of(hold, then.get(name)) for name, hold in holds.items()}
+
+
+def _as_of(hold: Hold, move: Any) -> Hold:
+    held = move is not None and BreakerState(move.to_state).holds
+    if held == hold.held:
+        return hold
+    return Hold(hold.number, held, move.at if held else None)
 
 
 class SqlLedger:

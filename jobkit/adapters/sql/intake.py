@@ -10,8 +10,9 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from jobkit.adapters.sql.engine import Database, is_bad_data, upsert
+from jobkit.adapters.sql.engine import Database, in_halves, upsert
 from jobkit.adapters.sql.tables import job_labels, jobs, request_keys
+from jobkit.adapters.sql.terms import any_text
 from jobkit.domain.errors import AlreadyExists, FieldViolation, InvalidJob
 from jobkit.domain.job import JobState, NewJob
 from jobkit.ports import Accepted
@@ -26,18 +27,13 @@ class SqlIntake:
     async def insert(
         self, batch: Sequence[NewJob], *, session: UUID | None, now: int, marks: Mapping[str, int]
     ) -> list[Accepted | Exception]:
-        try:
-            answers = await self._database.write(lambda c: _insert(c, batch, session, now, marks))
-        except Exception as error:
-            if not is_bad_data(error):
-                raise
-            if len(batch) == 1:
-                return [InvalidJob([FieldViolation("payload", "cannot be stored")])]
-            # One bad item must not take the others down: halve until it stands alone.
-            middle = len(batch) // 2
-            first = await self.insert(batch[:middle], session=session, now=now, marks=marks)
-            return first + await self.insert(batch[middle:], session=session, now=now, marks=marks)
-        return answers
+        async def run(part: Sequence[NewJob]) -> list[Accepted | Exception]:
+            return await self._database.write(lambda c: _insert(c, part, session, now, marks))
+
+        async def alone(_: NewJob) -> Accepted | Exception:
+            return InvalidJob([FieldViolation("payload", "cannot be stored")])
+
+        return await in_halves(batch, run, alone) if batch else []
 
 
 async def _insert(
@@ -93,7 +89,9 @@ async def _claim_keys(connection: AsyncConnection, batch: Sequence[NewJob]) -> d
             for key in ordered
         ],
     )
-    found = await connection.execute(sa.select(request_keys).where(request_keys.c.request_id.in_(ordered)))
+    found = await connection.execute(
+        sa.select(request_keys).where(any_text(request_keys.c.request_id, ordered))
+    )
     return {row.request_id: (row.job_id, row.content_hash) for row in found}
 
 

@@ -11,15 +11,31 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from jobkit.adapters.sql.engine import Database, any_uuid, db_now, upsert
+from jobkit.adapters.sql.engine import Database, upsert
 from jobkit.adapters.sql.rows import HOLD_COLUMNS
-from jobkit.adapters.sql.tables import claim_fronts, job_types, jobs, publishers, workers
+from jobkit.adapters.sql.tables import claim_fronts, counters, job_types, jobs, publishers, workers
+from jobkit.adapters.sql.terms import any_uuid, db_now, db_start
 from jobkit.domain.job import JobState
 from jobkit.ports import TypeInfo
 
 
 def millis_of(span: timedelta) -> int:
     return round(span.total_seconds() * 1000)
+
+
+async def answer_for(connection: AsyncConnection, session: UUID, ids: Sequence[UUID]) -> None:
+    """In the transaction that puts old rows under `session`: its `confirmed_to` covers them from now on, so that
+    they are published even if the process dies before it has."""
+    if ids:
+        lowest = min(ids)
+        await connection.execute(
+            sa.update(publishers)
+            .where(
+                publishers.c.session_id == session,
+                sa.or_(publishers.c.confirmed_to > lowest, publishers.c.confirmed_to.is_(None)),
+            )
+            .values(confirmed_to=lowest)
+        )
 
 
 class SqlSessions:
@@ -94,7 +110,7 @@ class SqlPresence:
         await self._database.write(work)
 
     async def served_types(self, within: timedelta) -> set[str]:
-        recent = workers.c.beat_at >= db_now() - millis_of(within)
+        recent = workers.c.beat_at >= db_start() - millis_of(within)
 
         async def work(connection: AsyncConnection) -> set[str]:
             found = await connection.execute(sa.select(workers.c.serves).where(recent))
@@ -119,6 +135,14 @@ def _fronts(
     return statement, [{"b_type": t, "b_due": due} for t, due in sorted(fronts.items())]
 
 
+async def _take_turn(connection: AsyncConnection) -> None:
+    """Lock one row until the transaction ends: advisory locks exist on PostgreSQL only."""
+    insert: Any = upsert(connection)(counters).values(name="job_types", value=0)
+    await connection.execute(
+        insert.on_conflict_do_update(index_elements=[counters.c.name], set_={"value": counters.c.value + 1})
+    )
+
+
 class SqlTypes:
     """The `TypeCatalog` port."""
 
@@ -130,6 +154,10 @@ class SqlTypes:
 
         async def work(connection: AsyncConnection) -> list[str]:
             known = set((await connection.execute(sa.select(job_types.c.job_type))).scalars())
+            if any(name not in known for name in wanted):
+                # Counting and inserting is one step, else two callers both take the last place.
+                await _take_turn(connection)
+                known = set((await connection.execute(sa.select(job_types.c.job_type))).scalars())
             unseen = [name for name in wanted if name not in known]
             room = max(limit - len(known), 0)
             for name in unseen[:room]:

@@ -13,15 +13,14 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from jobkit.adapters.sql.engine import Database, any_uuid, db_now
+from jobkit.adapters.sql.engine import Database
 from jobkit.adapters.sql.holds import holds_at, holds_now, revision_now
-from jobkit.adapters.sql.rows import Hold, job_of, millis
+from jobkit.adapters.sql.rows import CLOCK_SLACK_MS, Hold, job_of, lowest_id, millis
 from jobkit.adapters.sql.tables import job_labels, jobs, request_keys
+from jobkit.adapters.sql.terms import any_uuid, db_now
 from jobkit.domain.filter import JobFilter, PageToken
 from jobkit.domain.job import Job, JobState, QuarantineReason
 
-# Ids carry the acceptor's clock, `created_at` the database's: how far apart the two may be.
-CLOCK_SLACK_MS = 10 * 60 * 1000
 # SQLite takes 500 terms in a compound select.
 SCANS_A_STATEMENT = 400
 
@@ -57,10 +56,7 @@ async def _page(
     revision = after.revision if after else await revision_now(connection)
     holds = await holds_at(connection, revision) if after else await holds_now(connection, None)
     now = int((await connection.execute(sa.select(db_now()))).scalar_one())
-    scans = [
-        scan.where(*_bounds(query, after)).order_by(jobs.c.job_id.desc()).limit(size + 1)
-        for scan in _scans(query, holds, now)
-    ]
+    scans = [scan.limit(size + 1) for scan in _scans(query, holds, now, after)]
     ids: list[UUID] = []
     for start in range(0, len(scans), SCANS_A_STATEMENT):
         ids += await _merge(connection, scans[start : start + SCANS_A_STATEMENT], size + 1)
@@ -81,46 +77,52 @@ async def _merge(connection: AsyncConnection, scans: Sequence[Scan], limit: int)
     return list((await connection.execute(merged)).scalars())
 
 
-def _bounds(query: JobFilter, after: PageToken | None) -> list[sa.ColumnElement[bool]]:
-    """What every scan obeys. Ids are UUIDv7, so a time is also a range of the index."""
+def _bounds(
+    query: JobFilter, after: PageToken | None, led_by: sa.Column[Any]
+) -> list[sa.ColumnElement[bool]]:
+    """What every scan obeys, on the id of the index that leads it. Ids are UUIDv7, so a time is also a range of
+    the index."""
     terms: list[sa.ColumnElement[bool]] = []
     if after is not None:
-        terms.append(jobs.c.job_id < after.job_id)
+        terms.append(led_by < after.job_id)
     if query.since is not None:
         terms.append(jobs.c.created_at >= millis(query.since))
-        terms.append(jobs.c.job_id >= lowest_id(millis(query.since) - CLOCK_SLACK_MS))
+        terms.append(led_by >= lowest_id(millis(query.since) - CLOCK_SLACK_MS))
     if query.before is not None:
         terms.append(jobs.c.created_at < millis(query.before))
-        terms.append(jobs.c.job_id < lowest_id(millis(query.before) + CLOCK_SLACK_MS))
+        terms.append(led_by < lowest_id(millis(query.before) + CLOCK_SLACK_MS))
     return terms
 
 
-def lowest_id(at: int) -> UUID:
-    """The smallest UUIDv7 of a millisecond."""
-    return UUID(int=(max(at, 0) << 80) | (0x7 << 76) | (0x2 << 62))
-
-
-def _scans(query: JobFilter, holds: Mapping[str, Hold], now: int) -> list[Scan]:
-    """The narrowest index leads; what it does not cover is a condition on its rows."""
+def _scans(query: JobFilter, holds: Mapping[str, Hold], now: int, after: PageToken | None) -> list[Scan]:
+    """Newest first; the narrowest index leads, and what it does not cover is a condition on its rows."""
+    led_by: sa.Column[Any] = jobs.c.job_id
     ids = sa.select(jobs.c.job_id)
-    terms = _terms(query)
+    whole = not _by_hold(query)
     if query.request_id is not None:
         owner = sa.select(request_keys.c.job_id).where(request_keys.c.request_id == query.request_id)
-        scans = [ids.where(jobs.c.job_id.in_(owner), *terms)]
+        ids = ids.where(jobs.c.job_id.in_(owner))
     elif query.labels:
+        led_by = job_labels.c.job_id
+        ids = ids.join(job_labels, job_labels.c.job_id == jobs.c.job_id)
         key, value = query.labels[0]
-        leading = sa.and_(job_labels.c.key == key, job_labels.c.value == value)
-        scans = [ids.join(job_labels, job_labels.c.job_id == jobs.c.job_id).where(leading, *terms)]
-    elif query.error_code is not None:
-        scans = [ids.where(*terms)]
-    elif query.state is not None or query.reason is not None:
+        ids = ids.where(job_labels.c.key == key, job_labels.c.value == value)
+    elif query.error_code is None and not _by_person(query) and (query.job_type is not None or not whole):
         types = [query.job_type] if query.job_type is not None else sorted(holds)
+        ids = ids.where(*_bounds(query, after, led_by)).order_by(led_by.desc())
         return [ids.where(*condition) for t in types for condition in _by_state(query, t, holds.get(t), now)]
-    else:
-        return [ids.where(*terms)]
-    if query.state is None and query.reason is None:
-        return scans
-    return [scan.where(_reads_as(query, holds, now)) for scan in scans]
+    ids = ids.where(*_terms(query), *_bounds(query, after, led_by)).order_by(led_by.desc())
+    return [ids if whole else ids.where(_reads_as(query, holds, now))]
+
+
+def _by_hold(query: JobFilter) -> bool:
+    """Whether an answer depends on which types are held."""
+    return query.state is not None or query.reason is not None
+
+
+def _by_person(query: JobFilter) -> bool:
+    """Whether the reason asked for is a stored one, rather than derived from a hold."""
+    return query.reason not in (None, QuarantineReason.BREAKER_OPEN)
 
 
 def _terms(query: JobFilter) -> list[sa.ColumnElement[bool]]:
@@ -140,22 +142,22 @@ def _terms(query: JobFilter) -> list[sa.ColumnElement[bool]]:
 def _by_state(
     query: JobFilter, job_type: str, hold: Hold | None, now: int
 ) -> list[list[sa.ColumnElement[bool]]]:
-    """For one type: the stored states that read as what was asked for, one condition list each."""
-    of_type = jobs.c.job_type == job_type
+    """For one type: the stored states that read as what was asked for, one condition list each. The reason is
+    BREAKER_OPEN or none: the others have an index of their own."""
     held = hold is not None and hold.held
-    wanted = query.state
-    by_person = query.reason not in (None, QuarantineReason.BREAKER_OPEN)
     conditions: list[list[sa.ColumnElement[bool]]] = []
 
     def add(state: JobState, *more: sa.ColumnElement[bool]) -> None:
-        conditions.append([of_type, jobs.c.state == state.value, *more])
+        conditions.append([jobs.c.job_type == job_type, jobs.c.state == state.value, *more])
 
-    if wanted is None or wanted is JobState.QUARANTINED:
+    wanted = query.state
+    if not _by_hold(query):
+        for state in JobState:
+            add(state)
+    elif wanted is None or wanted is JobState.QUARANTINED:
         if query.reason is None:
             add(JobState.QUARANTINED)
-        elif by_person and query.reason is not None:
-            add(JobState.QUARANTINED, jobs.c.quarantine_reason == query.reason.value)
-        if held and not by_person:
+        if held:
             add(JobState.PENDING)
             add(JobState.QUEUED)
             add(JobState.RETRYING, jobs.c.due_at <= now)

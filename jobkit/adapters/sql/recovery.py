@@ -16,17 +16,21 @@ import sqlalchemy as sa
 import uuid_utils.compat as uuid_ids
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from jobkit.adapters.sql.engine import Database, any_uuid, db_now
-from jobkit.adapters.sql.holds import holds_now
-from jobkit.adapters.sql.presence import millis_of
-from jobkit.adapters.sql.rows import TOKEN_COLUMNS, token_of
-from jobkit.adapters.sql.tables import claim_fronts, jobs, publishers, undecodable
+from jobkit.adapters.sql.engine import Database
+from jobkit.adapters.sql.holds import holds_now, mark_now
+from jobkit.adapters.sql.presence import answer_for, millis_of
+from jobkit.adapters.sql.rows import CLOCK_SLACK_MS, TOKEN_COLUMNS, lowest_id, token_of
+from jobkit.adapters.sql.tables import claim_fronts, job_types, jobs, publishers, undecodable
+from jobkit.adapters.sql.terms import UUIDS, any_picked, any_uuid, db_now, db_start
 from jobkit.domain.job import JobState, Token
 from jobkit.ports import Held, Lease
 
 QUEUED, RUNNING, RETRYING = JobState.QUEUED.value, JobState.RUNNING.value, JobState.RETRYING.value
 # Written out as literals: a partial index serves a query only where its condition is seen to hold.
 WAITING = sa.text("jobs.state IN ('PENDING', 'QUEUED', 'RETRYING')")
+IS_RUNNING = sa.text("jobs.state = 'RUNNING'")
+# An acceptor's idea of database time may be off by this much.
+CREATE_SLACK_MS = 5_000
 
 
 class SqlRecovery:
@@ -36,41 +40,40 @@ class SqlRecovery:
         self._database = database
 
     async def take_overdue(self, session: UUID, limit: int) -> list[Token]:
-        due = [jobs.c.session_id.is_(None), WAITING, jobs.c.due_at <= db_now()]
+        due = [jobs.c.session_id.is_(None), WAITING, jobs.c.due_at <= db_start()]
         return await self._take(session, due, jobs.c.due_at, limit)
 
     async def take_orphans(self, session: UUID, silent: timedelta, limit: int) -> list[Token]:
+        gone = sa.select(publishers).where(publishers.c.beat_at < db_start() - millis_of(silent))
+
         async def dead(connection: AsyncConnection) -> Sequence[Any]:
-            gone = publishers.c.beat_at < db_now() - millis_of(silent)
-            return (await connection.execute(sa.select(publishers).where(gone))).all()
+            return (await connection.execute(gone.order_by(publishers.c.beat_at))).all()
 
         tokens: list[Token] = []
         for publisher in await self._database.read(dead):
-            found: list[Token] = []
-            if publisher.confirmed_to is not None:
-                unsettled = [
-                    jobs.c.job_id >= publisher.confirmed_to,
-                    jobs.c.session_id == publisher.session_id,
-                    jobs.c.state.in_([QUEUED, RETRYING]),
-                    jobs.c.due_at <= db_now(),
-                ]
-                found = await self._take(session, unsettled, jobs.c.job_id, limit)
-            if len(found) < limit:
-                await self._forget(publisher.session_id, publisher.beat_at)
-            tokens += found
+            unsettled = _unsettled(publisher)
+            due = jobs.c.due_at <= db_start()
+            tokens += await self._take(session, [*unsettled, due], jobs.c.job_id, limit - len(tokens))
+            if len(tokens) >= limit:
+                break
+            await self._forget(publisher, unsettled)
         return tokens
 
-    async def _forget(self, session: UUID, beat_at: int) -> None:
+    async def _forget(self, publisher: Any, unsettled: Sequence[Any]) -> None:
+        """Unless it beat again, or answers for a row still: one that another holds locked, or whose retry is
+        not due yet and would be nobody's then."""
+        mine = [publishers.c.session_id == publisher.session_id, publishers.c.beat_at == publisher.beat_at]
+        left = sa.exists(sa.select(jobs.c.job_id).where(*unsettled))
+
         async def work(connection: AsyncConnection) -> None:
-            same = sa.and_(publishers.c.session_id == session, publishers.c.beat_at == beat_at)
-            await connection.execute(sa.delete(publishers).where(same))
+            await connection.execute(sa.delete(publishers).where(*mine, sa.not_(left)))
 
         await self._database.write(work)
 
     async def fronts(self, within: timedelta) -> dict[str, int]:
         statement = (
             sa.select(claim_fronts.c.job_type, sa.func.min(claim_fronts.c.due_at).label("due"))
-            .where(claim_fronts.c.seen_at >= db_now() - millis_of(within))
+            .where(claim_fronts.c.seen_at >= db_start() - millis_of(within))
             .group_by(claim_fronts.c.job_type)
         )
 
@@ -91,29 +94,32 @@ class SqlRecovery:
         limit: int,
         **changes: Any,
     ) -> list[Token]:
-        chosen = sa.select(jobs.c.job_id).where(*where).order_by(order).limit(limit)
-        chosen = chosen.with_for_update(skip_locked=True)
-        # Materialised, so that no plan can run the locking subquery twice.
-        picked = chosen.cte("picked").prefix_with("MATERIALIZED")
+        # The limit is part of the text: the planner must see that few rows are wanted.
+        few = sa.bindparam("few", limit, type_=sa.Integer, literal_execute=True)
+        chosen = sa.select(jobs.c.job_id).where(*where).order_by(order).limit(few)
         statement = (
             sa.update(jobs)
-            .where(jobs.c.job_id.in_(sa.select(picked.c.job_id)))
+            .where(any_picked(jobs.c.job_id, chosen.with_for_update(skip_locked=True)))
             .values(state=QUEUED, session_id=session, updated_at=db_now(), **changes)
             .returning(*TOKEN_COLUMNS, jobs.c.due_at)
         )
 
         async def work(connection: AsyncConnection) -> list[Token]:
             rows = (await connection.execute(statement)).all()
+            await answer_for(connection, session, [row.job_id for row in rows])
             return [token_of(row) for row in sorted(rows, key=lambda r: (r.due_at, r.job_id))]
 
         return await self._database.write(work)
 
     async def oldest_waiting(self) -> dict[str, int]:
-        statement = (
-            sa.select(jobs.c.job_type, sa.func.min(jobs.c.due_at).label("due"))
-            .where(WAITING, jobs.c.due_at <= db_now())
-            .group_by(jobs.c.job_type)
+        oldest = (
+            sa.select(sa.func.min(jobs.c.due_at))
+            .where(WAITING, jobs.c.job_type == job_types.c.job_type)
+            .scalar_subquery()
         )
+        # One look at the index per type; grouping would read all that waits.
+        by_type = sa.select(job_types.c.job_type, oldest.label("due")).subquery()
+        statement = sa.select(by_type).where(by_type.c.due <= db_start())
 
         async def work(connection: AsyncConnection) -> dict[str, int]:
             return {row.job_type: row.due for row in await connection.execute(statement)}
@@ -123,7 +129,7 @@ class SqlRecovery:
     async def expired(self, limit: int) -> list[Lease]:
         statement = (
             sa.select(jobs.c.job_id, jobs.c.deliveries, jobs.c.lease_until)
-            .where(sa.text("jobs.state = 'RUNNING'"), jobs.c.lease_until < db_now())
+            .where(IS_RUNNING, jobs.c.lease_until < db_start())
             .order_by(jobs.c.lease_until)
             .limit(limit)
         )
@@ -139,31 +145,25 @@ class SqlRecovery:
 
         async def work(connection: AsyncConnection) -> list[Token]:
             locked = await connection.execute(
-                sa.select(jobs.c.job_id, jobs.c.deliveries, jobs.c.lease_until)
+                sa.select(jobs.c.job_id, jobs.c.deliveries, jobs.c.lease_until, jobs.c.cancel_requested)
                 .where(any_uuid(jobs.c.job_id, sorted(seen)), jobs.c.state == RUNNING)
                 .order_by(jobs.c.job_id)
                 .with_for_update(skip_locked=True)
             )
-            ours = [
-                row.job_id
+            lost = [
+                row
                 for row in locked
                 if Lease(Held(row.job_id, row.deliveries), row.lease_until) == seen[row.job_id]
             ]
+            cancelled = [row.job_id for row in lost if row.cancel_requested]
+            ours = [row.job_id for row in lost if not row.cancel_requested]
+            if cancelled:
+                await connection.execute(_end_cancelled(cancelled))
             if not ours:
                 return []
-            rows = await connection.execute(
-                sa.update(jobs)
-                .where(any_uuid(jobs.c.job_id, ours))
-                .values(
-                    state=QUEUED,
-                    session_id=session,
-                    losses=jobs.c.losses + 1,
-                    claim_id=None,
-                    lease_until=None,
-                    updated_at=db_now(),
-                )
-                .returning(*TOKEN_COLUMNS)
-            )
+            values = {"b_ids": ours, "b_session": session}
+            rows = (await connection.execute(_RESCUE, values)).all()
+            await answer_for(connection, session, ours)
             return [token_of(row) for row in rows]
 
         return await self._database.write(work)
@@ -180,10 +180,15 @@ class SqlRecovery:
 
     async def _release_running(self) -> None:
         async def work(connection: AsyncConnection) -> None:
+            cancelled = sa.select(jobs.c.job_id).where(IS_RUNNING, jobs.c.cancel_requested)
+            ids = list((await connection.execute(cancelled)).scalars())
+            if ids:
+                await connection.execute(_end_cancelled(ids))
+            release = sa.update(jobs).where(IS_RUNNING)
             await connection.execute(
-                sa.update(jobs)
-                .where(sa.text("jobs.state = 'RUNNING'"))
-                .values(state=QUEUED, claim_id=None, lease_until=None)
+                release.values(
+                    state=QUEUED, hold_mark=mark_now, claim_id=None, lease_until=None, updated_at=db_now()
+                )
             )
 
         await self._database.write(work)
@@ -202,15 +207,16 @@ class SqlRecovery:
         return await self._database.read(work)
 
     async def count_waiting(self) -> dict[tuple[str, str], int]:
-        unfinished = jobs.c.state.in_(
-            [JobState.PENDING.value, QUEUED, RUNNING, RETRYING, JobState.QUARANTINED.value]
-        )
-        later = sa.and_(jobs.c.state == RETRYING, jobs.c.due_at > db_now()).label("later")
-        statement = (
-            sa.select(jobs.c.job_type, jobs.c.state, later, sa.func.count().label("n"))
-            .where(unfinished)
-            .group_by(jobs.c.job_type, jobs.c.state, later)
-        )
+        # One scan of a partial index each: finished rows, which are most, are never looked at.
+        parts: list[Any] = [WAITING, IS_RUNNING, jobs.c.quarantine_reason.is_not(None)]
+        later = sa.and_(jobs.c.state == RETRYING, jobs.c.due_at > db_start())
+        counted = [
+            sa.select(jobs.c.job_type, jobs.c.state, later.label("later"), sa.func.count().label("n"))
+            .where(part)
+            .group_by(jobs.c.job_type, jobs.c.state, sa.text("later"))
+            for part in parts
+        ]
+        statement = sa.union_all(*counted)
 
         async def work(connection: AsyncConnection) -> dict[tuple[str, str], int]:
             holds = await holds_now(connection, None)
@@ -234,3 +240,44 @@ class SqlRecovery:
             await connection.execute(sa.insert(undecodable).values(filed_at=db_now()), rows)
 
         await self._database.write(work)
+
+
+def _unsettled(publisher: Any) -> list[Any]:
+    """What a publisher answered for when it was last heard: from its `confirmed_to` on, or, if all was settled
+    then, what it accepted since."""
+    terms: list[Any] = [jobs.c.session_id == publisher.session_id, jobs.c.state.in_([QUEUED, RETRYING])]
+    if publisher.confirmed_to is not None:
+        return [jobs.c.job_id >= publisher.confirmed_to, *terms]
+    return [
+        jobs.c.job_id >= lowest_id(publisher.beat_at - CLOCK_SLACK_MS),
+        jobs.c.created_at >= publisher.beat_at - CREATE_SLACK_MS,
+        *terms,
+    ]
+
+
+_RESCUE = (
+    sa.update(jobs)
+    .where(any_uuid(jobs.c.job_id, sa.bindparam("b_ids", type_=UUIDS)))
+    .values(
+        state=QUEUED,
+        session_id=sa.bindparam("b_session", type_=sa.Uuid),
+        losses=jobs.c.losses + 1,
+        hold_mark=mark_now,
+        claim_id=None,
+        lease_until=None,
+        updated_at=db_now(),
+    )
+    .returning(*TOKEN_COLUMNS)
+)
+
+
+def _end_cancelled(ids: Sequence[UUID]) -> sa.Update:
+    """Nobody runs these any more, and somebody cancelled them: what their worker would have written."""
+    now = db_now()
+    return (
+        sa.update(jobs)
+        .where(any_uuid(jobs.c.job_id, ids))
+        .values(
+            state=JobState.CANCELLED.value, finished_at=now, updated_at=now, claim_id=None, lease_until=None
+        )
+    )

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import orjson
 import sqlalchemy as sa
 
 from jobkit.adapters.sql.tables import job_types, jobs
 from jobkit.domain.job import (
+    HISTORY_LIMIT,
     Attempt,
     ClaimedJob,
     Job,
@@ -70,6 +72,15 @@ def millis(moment: datetime) -> int:
     return round(moment.timestamp() * 1000)
 
 
+# Ids carry the acceptor's clock, `created_at` the database's: how far apart the two may be.
+CLOCK_SLACK_MS = 10 * 60 * 1000
+
+
+def lowest_id(at: int) -> UUID:
+    """The smallest UUIDv7 of a millisecond."""
+    return UUID(int=(max(at, 0) << 80) | (0x7 << 76) | (0x2 << 62))
+
+
 def _maybe(value: int | None) -> datetime | None:
     return None if value is None else time(value)
 
@@ -82,8 +93,13 @@ def token_of(row: Any) -> Token:
     return Token(row.job_id, row.job_type, row.attempts + 1, trace_of(row))
 
 
+def clean(text: str) -> str:
+    """What every database and JSON can hold: no NUL, no half of a surrogate pair."""
+    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
+
+
 def pack_history(history: Sequence[Attempt]) -> bytes | None:
-    """Bounded by the caller; None when empty."""
+    """The newest `HISTORY_LIMIT`; None when empty."""
     if not history:
         return None
     return orjson.dumps(
@@ -94,10 +110,10 @@ def pack_history(history: Sequence[Attempt]) -> bytes | None:
                 "s": millis(a.start_time),
                 "f": millis(a.finish_time) if a.finish_time else None,
                 "c": a.error.code if a.error else None,
-                "m": a.error.message if a.error else None,
+                "m": clean(a.error.message) if a.error else None,
                 "r": a.error.retryable if a.error else None,
             }
-            for a in history
+            for a in history[-HISTORY_LIMIT:]
         ]
     )
 

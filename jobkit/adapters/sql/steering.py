@@ -8,10 +8,12 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from jobkit.adapters.sql.engine import Database, db_now
-from jobkit.adapters.sql.holds import holds_now
+from jobkit.adapters.sql.engine import Database
+from jobkit.adapters.sql.holds import holds_now, mark_now
+from jobkit.adapters.sql.presence import answer_for
 from jobkit.adapters.sql.rows import job_of, token_of
 from jobkit.adapters.sql.tables import jobs
+from jobkit.adapters.sql.terms import db_now
 from jobkit.domain.errors import NotFound, Precondition
 from jobkit.domain.job import Job, JobState, QuarantineReason, Token
 
@@ -66,9 +68,11 @@ class SqlSteering:
                 losses=0,
                 due_at=db_now(),
                 session_id=session,
+                hold_mark=mark_now,
                 **_NO_QUARANTINE,
                 **changes,
             )
+            await answer_for(connection, session, [job_id])
             return await _read(connection, job_id), token_of(row)
 
         return await self._database.write(work)

@@ -32,7 +32,7 @@ jobs = sa.Table(
     sa.Column("request_id", sa.String(128)),
     sa.Column("max_attempts", sa.Integer),
     sa.Column("attempt_timeout_ms", Millis),
-    sa.Column("traceparent", sa.String(64)),
+    sa.Column("traceparent", sa.String(128)),
     sa.Column("tracestate", sa.String(512)),
     sa.Column("baggage", sa.String(8192)),
     # Counters that are never mixed (design: attempts, deliveries, holds, lost).

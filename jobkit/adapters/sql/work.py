@@ -10,9 +10,11 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from jobkit.adapters.sql.engine import Database, any_uuid, db_now, is_bad_data
-from jobkit.adapters.sql.rows import CLAIM_COLUMNS, claimed_of, millis, pack_history
+from jobkit.adapters.sql.engine import Database, in_halves
+from jobkit.adapters.sql.holds import mark_now
+from jobkit.adapters.sql.rows import CLAIM_COLUMNS, claimed_of, clean, millis, pack_history
 from jobkit.adapters.sql.tables import job_types, jobs
+from jobkit.adapters.sql.terms import UUIDS, any_uuid, db_now
 from jobkit.domain.job import ClaimedJob, JobState, QuarantineReason
 from jobkit.domain.job import JobError as Error
 from jobkit.domain.retry import Cancel, Complete, Forget, Isolate, Release, Retry
@@ -37,11 +39,11 @@ class SqlWork:
         self, ids: Sequence[UUID], *, claim_id: UUID, worker_id: str, lease: timedelta
     ) -> Mapping[UUID, ClaimedJob | Miss]:
         wanted = sorted(set(ids))
-        statement = _claim(wanted, claim_id, worker_id, _millis(lease))
+        values = {"b_ids": wanted, "b_claim": claim_id, "b_worker": worker_id, "b_lease": _millis(lease)}
 
         async def work(connection: AsyncConnection) -> dict[UUID, ClaimedJob | Miss]:
             found: dict[UUID, ClaimedJob | Miss] = {
-                row.job_id: claimed_of(row) for row in await connection.execute(statement)
+                row.job_id: claimed_of(row) for row in await connection.execute(_CLAIM, values)
             }
             missing = [job_id for job_id in wanted if job_id not in found]
             if missing:
@@ -54,78 +56,59 @@ class SqlWork:
         fences = {h.job_id: h.delivery for h in held}
 
         async def work(connection: AsyncConnection) -> tuple[set[UUID], set[UUID]]:
-            locked = await connection.execute(
-                sa.select(jobs.c.job_id, jobs.c.deliveries, jobs.c.cancel_requested)
-                .where(any_uuid(jobs.c.job_id, sorted(fences)), jobs.c.state == RUNNING)
-                .order_by(jobs.c.job_id)
-                .with_for_update()
-            )
+            locked = await connection.execute(_LOCK, {"b_ids": sorted(fences)})
             ours = {
-                row.job_id: row.cancel_requested for row in locked if fences[row.job_id] == row.deliveries
+                row.job_id: row.cancel_requested
+                for row in locked
+                if row.state == RUNNING and row.deliveries == fences[row.job_id]
             }
             if ours:
-                await connection.execute(
-                    sa.update(jobs)
-                    .where(any_uuid(jobs.c.job_id, sorted(ours)))
-                    .values(lease_until=db_now() + _millis(lease))
-                )
+                await connection.execute(_RENEW, {"b_ids": sorted(ours), "b_lease": _millis(lease)})
             return set(ours), {job_id for job_id, cancel in ours.items() if cancel}
 
         return await self._database.write(work)
 
     async def progress(self, marks: Sequence[tuple[Held, int, int]]) -> None:
-        ordered = sorted(marks, key=lambda mark: mark[0].job_id)
-        statement = (
-            sa.update(jobs)
-            .where(
-                jobs.c.job_id == sa.bindparam("b_id"),
-                jobs.c.deliveries == sa.bindparam("b_fence"),
-                jobs.c.state == RUNNING,
-            )
-            .values(
-                progress_processed=sa.bindparam("b_processed"),
-                progress_total=sa.bindparam("b_total"),
-                updated_at=db_now(),
-            )
-        )
-        rows = [
-            {"b_id": h.job_id, "b_fence": h.delivery, "b_processed": done, "b_total": total}
-            for h, done, total in ordered
-        ]
+        async def run(part: Sequence[tuple[Held, int, int]]) -> list[None]:
+            rows = [
+                {"b_id": h.job_id, "b_fence": h.delivery, "b_processed": done, "b_total": total}
+                for h, done, total in sorted(part, key=lambda mark: mark[0].job_id)
+            ]
+            await self._database.write(lambda c: c.execute(_PROGRESS, rows))
+            return []
 
-        async def work(connection: AsyncConnection) -> None:
-            await connection.execute(statement, rows)
+        async def alone(_: tuple[Held, int, int]) -> None:
+            """A number that the database cannot hold is no progress."""
 
-        await self._database.write(work)
+        if marks:
+            await in_halves(marks, run, alone)
 
     async def settle(self, batch: Sequence[Settlement]) -> list[bool]:
-        try:
-            return await self._database.write(lambda c: _settle(c, batch))
-        except Exception as error:
-            if not is_bad_data(error):
-                raise
-            if len(batch) > 1:
-                # One outcome that cannot be stored must not hold up the others: halve until it stands alone.
-                middle = len(batch) // 2
-                return await self.settle(batch[:middle]) + await self.settle(batch[middle:])
-            (only,) = batch
+        async def run(part: Sequence[Settlement]) -> list[bool]:
+            return await self._database.write(lambda c: _settle(c, part))
+
+        async def alone(item: Settlement) -> bool:
             unstorable = Error("UNSTORABLE_OUTCOME", "the outcome cannot be stored", retryable=False)
             decision = Isolate(QuarantineReason.NON_RETRYABLE, unstorable)
-            return await self._database.write(
-                lambda c: _settle(c, [Settlement(only.at, decision, (), only.session)])
-            )
+            (answer,) = await run([Settlement(item.at, decision, (), item.session)])
+            return answer
+
+        return await in_halves(batch, run, alone) if batch else []
 
 
-def _claim(ids: Sequence[UUID], claim_id: UUID, worker_id: str, lease_ms: int) -> sa.UpdateBase:
+def _claiming() -> sa.UpdateBase:
     """Waiting rows whose time has come, RUNNING rows whose lease has run out, and those that this very claim
-    took already (a repeat after a lost reply)."""
+    took already (a repeat after a lost reply). A cancelled row whose lease ran out is left to the rescue, which
+    ends it."""
     now = db_now()
+    claim_id = sa.bindparam("b_claim", type_=sa.Uuid)
+    running = jobs.c.state == RUNNING
     waiting = sa.and_(
         jobs.c.state.in_([JobState.PENDING.value, JobState.QUEUED.value, JobState.RETRYING.value]),
         jobs.c.due_at <= now + DUE_TOLERANCE_MS,
     )
-    repeat = sa.and_(jobs.c.state == RUNNING, jobs.c.claim_id == claim_id)
-    abandoned = sa.and_(jobs.c.state == RUNNING, jobs.c.lease_until < now)
+    repeat = sa.and_(running, jobs.c.claim_id == claim_id)
+    abandoned = sa.and_(running, jobs.c.lease_until < now, sa.not_(jobs.c.cancel_requested))
     current = (
         sa.select(job_types.c.hold_number).where(job_types.c.job_type == jobs.c.job_type).scalar_subquery()
     )
@@ -133,16 +116,18 @@ def _claim(ids: Sequence[UUID], claim_id: UUID, worker_id: str, lease_ms: int) -
     gained = sa.case((number > jobs.c.hold_mark, number - jobs.c.hold_mark), else_=0)
     return (
         sa.update(jobs)
-        .where(any_uuid(jobs.c.job_id, ids), sa.or_(waiting, repeat, abandoned))
+        .where(
+            any_uuid(jobs.c.job_id, sa.bindparam("b_ids", type_=UUIDS)), sa.or_(waiting, repeat, abandoned)
+        )
         .values(
             state=RUNNING,
             deliveries=jobs.c.deliveries + sa.case((repeat, 0), else_=1),
-            losses=jobs.c.losses + sa.case((repeat, 0), (jobs.c.state == RUNNING, 1), else_=0),
-            holds=jobs.c.holds + sa.case((jobs.c.state == RUNNING, 0), else_=gained),
+            losses=jobs.c.losses + sa.case((repeat, 0), (running, 1), else_=0),
+            holds=jobs.c.holds + sa.case((running, 0), else_=gained),
             hold_mark=number,
             claim_id=claim_id,
-            worker_id=worker_id,
-            lease_until=now + lease_ms,
+            worker_id=sa.bindparam("b_worker"),
+            lease_until=now + sa.bindparam("b_lease", type_=sa.BigInteger),
             started_at=now,
             updated_at=now,
         )
@@ -150,12 +135,47 @@ def _claim(ids: Sequence[UUID], claim_id: UUID, worker_id: str, lease_ms: int) -
     )
 
 
-async def _misses(connection: AsyncConnection, ids: Sequence[UUID]) -> dict[UUID, Miss]:
-    rows = await connection.execute(
-        sa.select(
-            jobs.c.job_id, jobs.c.state, jobs.c.due_at, jobs.c.lease_until, db_now().label("now")
-        ).where(any_uuid(jobs.c.job_id, ids))
+# Statements are made once: building one costs more than running it.
+_CLAIM = _claiming()
+_FIND = sa.select(
+    jobs.c.job_id, jobs.c.state, jobs.c.due_at, jobs.c.lease_until, db_now().label("now")
+).where(any_uuid(jobs.c.job_id, sa.bindparam("b_ids", type_=UUIDS)))
+# In order of id, as every batch does, so that two of them queue up instead of deadlocking.
+_LOCK = (
+    sa.select(
+        jobs.c.job_id,
+        jobs.c.state,
+        jobs.c.deliveries,
+        jobs.c.settled_delivery,
+        jobs.c.cancel_requested,
+        db_now().label("now"),
     )
+    .where(any_uuid(jobs.c.job_id, sa.bindparam("b_ids", type_=UUIDS)))
+    .order_by(jobs.c.job_id)
+    .with_for_update()
+)
+_RENEW = (
+    sa.update(jobs)
+    .where(any_uuid(jobs.c.job_id, sa.bindparam("b_ids", type_=UUIDS)))
+    .values(lease_until=db_now() + sa.bindparam("b_lease", type_=sa.BigInteger))
+)
+_PROGRESS = (
+    sa.update(jobs)
+    .where(
+        jobs.c.job_id == sa.bindparam("b_id"),
+        jobs.c.deliveries == sa.bindparam("b_fence"),
+        jobs.c.state == RUNNING,
+    )
+    .values(
+        progress_processed=sa.bindparam("b_processed"),
+        progress_total=sa.bindparam("b_total"),
+        updated_at=db_now(),
+    )
+)
+
+
+async def _misses(connection: AsyncConnection, ids: Sequence[UUID]) -> dict[UUID, Miss]:
+    rows = await connection.execute(_FIND, {"b_ids": ids})
     found = {row.job_id: row for row in rows}
     return {job_id: _miss(found.get(job_id)) for job_id in ids}
 
@@ -172,36 +192,26 @@ def _miss(row: Any) -> Miss:
 
 
 async def _settle(connection: AsyncConnection, batch: Sequence[Settlement]) -> list[bool]:
-    locked = await connection.execute(
-        sa.select(
-            jobs.c.job_id,
-            jobs.c.state,
-            jobs.c.deliveries,
-            jobs.c.settled_delivery,
-            jobs.c.cancel_requested,
-            db_now().label("now"),
-        )
-        .where(any_uuid(jobs.c.job_id, sorted({s.at.job_id for s in batch})))
-        .order_by(jobs.c.job_id)
-        .with_for_update()
-    )
+    locked = await connection.execute(_LOCK, {"b_ids": sorted({item.at.job_id for item in batch})})
     found = {row.job_id: row for row in locked}
     answers: list[bool] = []
     done: list[dict[str, Any]] = []
     other: list[dict[str, Any]] = []
-    for item in sorted(batch, key=lambda s: s.at.job_id):
-        row = found.get(item.at.job_id)
-        if row is None or row.state != RUNNING or row.deliveries != item.at.delivery:
-            continue
-        if isinstance(item.decision, Complete):
-            done.append(_completed(item, item.decision, row.now))
-        elif not isinstance(item.decision, Forget):
-            other.append(_changed(item, row))
+    written: set[UUID] = set()
     for item in batch:
         row = found.get(item.at.job_id)
-        fresh = row is not None and row.state == RUNNING and row.deliveries == item.at.delivery
-        repeated = row is not None and row.settled_delivery == item.at.delivery
-        answers.append(fresh or repeated)
+        if row is None or isinstance(item.decision, Forget):
+            answers.append(False)
+            continue
+        fresh = row.state == RUNNING and row.deliveries == item.at.delivery
+        answers.append(fresh or row.settled_delivery == item.at.delivery)
+        if not fresh or item.at.job_id in written:
+            continue
+        written.add(item.at.job_id)
+        if isinstance(item.decision, Complete):
+            done.append(_completed(item, item.decision, row.now))
+        else:
+            other.append(_changed(item, row))
     if done:
         await connection.execute(_COMPLETE, done)
     if other:
@@ -241,6 +251,8 @@ _CHANGE = (
             sa.bindparam("b_retryable", type_=sa.Boolean), jobs.c.error_retryable
         ),
         history=sa.bindparam("b_history", type_=sa.LargeBinary),
+        # A hold that came and went while the job ran did not hold it.
+        hold_mark=mark_now,
         quarantine_reason=sa.bindparam("b_reason", type_=sa.String),
         quarantined_at=sa.bindparam("b_quarantined", type_=sa.BigInteger),
         finished_at=sa.bindparam("b_finished", type_=sa.BigInteger),
@@ -297,7 +309,7 @@ def _changed(item: Settlement, row: Any) -> dict[str, Any]:
     if error is not None:
         values |= {
             "b_code": error.code,
-            "b_message": error.message.replace("\x00", "\ufffd"),
+            "b_message": clean(error.message),
             "b_retryable": error.retryable,
         }
     return values

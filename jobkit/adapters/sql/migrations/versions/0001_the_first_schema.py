@@ -70,7 +70,7 @@ def upgrade() -> None:
         sa.Column("request_id", sa.String(length=128), nullable=True),
         sa.Column("max_attempts", sa.Integer(), nullable=True),
         sa.Column("attempt_timeout_ms", sa.BigInteger(), nullable=True),
-        sa.Column("traceparent", sa.String(length=64), nullable=True),
+        sa.Column("traceparent", sa.String(length=128), nullable=True),
         sa.Column("tracestate", sa.String(length=512), nullable=True),
         sa.Column("baggage", sa.String(length=8192), nullable=True),
         sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),

@@ -1,0 +1,18 @@
+"""`selfheal controlplane`, `python -m controlplane`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from controlplane.app import COMPONENT
+from jobkit.host.process import run_component
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs until SIGTERM. 0 after a drain, 1 when a port is taken, 2 for bad settings."""
+    return run_component(COMPONENT, os.environ)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

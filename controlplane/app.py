@@ -1,0 +1,88 @@
+"""The control plane's composition root."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+from selfheal.control.v1.breaker_service_pb2_grpc import add_BreakerServiceServicer_to_server
+
+from controlplane.breakers import BreakerDesk
+from controlplane.gauges import COUNT_SECONDS, Gauges
+from controlplane.keeper import Keeper
+from controlplane.reconcilers.intake import Intake
+from controlplane.reconcilers.overdue import Overdue
+from controlplane.servicer import BreakerServicer
+from controlplane.settings import ControlPlaneSettings
+from controlplane.shim import add_routes
+from jobkit import __version__
+from jobkit.host.front import Front
+from jobkit.host.process import Component
+from jobkit.host.queues import Queues, add_queue_routes
+from jobkit.host.world import World, new_id
+from jobkit.runtime.clock import DatabaseClock
+from jobkit.runtime.health import Check
+from jobkit.runtime.lifecycle import Loops
+from jobkit.runtime.publisher import BEAT_SECONDS, Publisher
+
+SERVICE = "selfheal.control.v1.BreakerService"
+MAX_BODY = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ControlPlaneApp:
+    """A running control plane."""
+
+    front: Front
+
+
+@asynccontextmanager
+async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[ControlPlaneApp]:
+    """A control plane that runs while entered; leaving drains it. Raises OSError when a port is taken."""
+    async with AsyncExitStack() as stack:
+        registry = CollectorRegistry()
+        loops = Loops()
+        publisher = Publisher("controlplane", world.dispatcher, world.sessions, DatabaseClock(), new_id)
+        desk = BreakerDesk(world)
+        front = Front(
+            "controlPlane",
+            settings.bind,
+            (settings.grpc_port, settings.http_port),
+            [(add_BreakerServiceServicer_to_server, BreakerServicer(desk), SERVICE)],
+            [
+                Check("database", world.check_database, required=True),
+                Check("rabbitmq", world.check_broker, required=False),
+                Check("redis", world.check_breakers, required=False),
+            ],
+            registry,
+        )
+        add_routes(front.app, desk, world.breakers, registry)
+        add_queue_routes(front.app, Queues(world, publisher))
+        front.mount_gateway("selfheal control plane", __version__, MAX_BODY)
+
+        stack.push_async_callback(publisher.stop)
+        stack.push_async_callback(loops.stop)
+        loops.every(BEAT_SECONDS, "beat", publisher.beat)
+        overdue = Overdue(world, publisher, settings.lost_after, settings.job_lease)
+        if world.dispatcher.volatile:
+            await overdue.begin_refill(loops)
+        _reconcile(loops, settings, overdue, Intake(world))
+        loops.every(1.0, "keeper", Keeper(world).keep)
+        loops.every(COUNT_SECONDS, "gauges", Gauges(world, registry).count)
+        await front.start()
+        stack.push_async_callback(front.stop)
+        yield ControlPlaneApp(front)
+
+
+def _reconcile(loops: Loops, settings: ControlPlaneSettings, overdue: Overdue, intake: Intake) -> None:
+    interval = settings.overdue_interval
+    loops.every(interval, "overdue", overdue.publish_nobodys)
+    loops.every(interval * 4, "orphaned", overdue.publish_orphaned)
+    loops.every(interval * 10, "lost", overdue.publish_lost)
+    loops.every(min(1.0, settings.job_lease / 4), "rescue", overdue.rescue)
+    loops.every(interval * 4, "intake", intake.file)
+
+
+COMPONENT = Component("controlplane", ControlPlaneSettings, build, "CONTROLPLANE_HTTP_PORT")

@@ -1,0 +1,117 @@
+"""What operators can ask of breakers and do to them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from jobkit.domain.breaker import BreakerRecord
+from jobkit.domain.errors import FieldViolation, InvalidJob, NotFound, Unavailable
+from jobkit.domain.tripping import close_by_hand, open_by_hand, reset
+from jobkit.host.world import World
+
+_log = logging.getLogger(__name__)
+
+SWAP_TRIES = 5
+MAX_TEXT = 500
+RETRY = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerView:
+    """A breaker as an operator sees it: its record, failures by code in the window, and how many jobs it holds."""
+
+    record: BreakerRecord
+    failures: dict[str, int] = field(default_factory=dict)
+    held_jobs: int = 0
+
+
+class BreakerDesk:
+    """The use cases. A breaker exists as soon as its job type does."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def list(self) -> list[BreakerView]:
+        """All breakers, by name."""
+        names = sorted(await self._world.types.all())
+        records = await self._world.breakers.read(names)
+        failures = await self._world.breakers.failures(names)
+        held = [name for name, record in records.items() if record.state.holds]
+        waiting = await self._waiting() if held else {}
+        return [
+            BreakerView(records.get(name, BreakerRecord(name)), failures.get(name, {}), waiting.get(name, 0))
+            for name in names
+        ]
+
+    async def get(self, name: str) -> BreakerView:
+        """Raises NotFound."""
+        await self._known(name)
+        record = (await self._world.breakers.read([name])).get(name, BreakerRecord(name))
+        failures = (await self._world.breakers.failures([name])).get(name, {})
+        held = (await self._waiting()).get(name, 0) if record.state.holds else 0
+        return BreakerView(record, failures, held)
+
+    async def reset(self, name: str, actor: str, reason: str) -> BreakerView:
+        return await self._move(name, actor, reason, lambda r, now: reset(r, now, actor, reason))
+
+    async def open(self, name: str, actor: str, reason: str, until: datetime | None) -> BreakerView:
+        def decide(record: BreakerRecord, now: int) -> BreakerRecord:
+            return open_by_hand(record, now, _until(until, now), actor, reason)
+
+        return await self._move(name, actor, reason, decide)
+
+    async def close(self, name: str, actor: str, reason: str, until: datetime | None) -> BreakerView:
+        def decide(record: BreakerRecord, now: int) -> BreakerRecord:
+            return close_by_hand(record, now, _until(until, now), actor, reason)
+
+        return await self._move(name, actor, reason, decide)
+
+    async def _move(
+        self, name: str, actor: str, reason: str, decide: Callable[[BreakerRecord, int], BreakerRecord]
+    ) -> BreakerView:
+        wrong = [
+            FieldViolation(path, f"must be at most {MAX_TEXT} characters")
+            for path, text in (("actor", actor), ("reason", reason))
+            if len(text) > MAX_TEXT
+        ]
+        if wrong:
+            raise InvalidJob(wrong)
+        await self._known(name)
+        for _ in range(SWAP_TRIES):
+            record = (await self._world.breakers.read([name])).get(name, BreakerRecord(name))
+            moved = decide(record, await self._world.breakers.now())
+            if await self._world.breakers.swap(name, record.generation, moved):
+                _log.warning(
+                    "breaker %s: %s -> %s by %s (%s)",
+                    name,
+                    record.state,
+                    moved.state,
+                    actor or "anonymous",
+                    reason,
+                )
+                await self._world.ledger.record(moved)
+                return await self.get(name)
+        raise Unavailable(
+            f"breaker '{name}' is moving", reason="BREAKER_MOVING", retry_after=RETRY, metadata={"name": name}
+        )
+
+    async def _known(self, name: str) -> None:
+        if name not in await self._world.types.all():
+            raise NotFound("breaker", name)
+
+    async def _waiting(self) -> dict[str, int]:
+        counts = await self._world.recovery.count_waiting()
+        return {job_type: n for (job_type, state), n in counts.items() if state == "HELD"}
+
+
+def _until(until: datetime | None, now: int) -> int | None:
+    """In store milliseconds. Raises InvalidJob when it is over already."""
+    if until is None:
+        return None
+    millis = round(until.timestamp() * 1000)
+    if millis <= now:
+        raise InvalidJob([FieldViolation("until", "must lie in the future")])
+    return millis

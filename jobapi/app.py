@@ -1,0 +1,87 @@
+"""The job API's composition root."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+from prometheus_client import CollectorRegistry
+from selfheal.jobs.v1.job_service_pb2_grpc import add_JobServiceServicer_to_server
+
+from jobapi.jobs import Jobs
+from jobapi.servicer import JobServicer
+from jobapi.settings import JobApiSettings
+from jobapi.shim import SLACK, add_routes
+from jobapi.submit import Submitter
+from jobapi.types import REFRESH_SECONDS, Types
+from jobapi.waiting import Waiters
+from jobkit import __version__
+from jobkit.host.front import Front
+from jobkit.host.process import Component
+from jobkit.host.world import World, new_id
+from jobkit.rpc.probes import add_metrics
+from jobkit.runtime.clock import DatabaseClock
+from jobkit.runtime.health import Check
+from jobkit.runtime.lifecycle import Loops
+from jobkit.runtime.publisher import BEAT_SECONDS, Publisher
+
+SERVICE = "selfheal.jobs.v1.JobService"
+
+
+@dataclass(frozen=True, slots=True)
+class JobApiApp:
+    """A running job API."""
+
+    front: Front
+    jobs: Jobs
+
+
+@asynccontextmanager
+async def build(settings: JobApiSettings, world: World) -> AsyncIterator[JobApiApp]:
+    """A job API that runs while entered; leaving drains it. Raises OSError when a port is taken."""
+    async with AsyncExitStack() as stack:
+        registry = CollectorRegistry()
+        loops = Loops()
+        clock = DatabaseClock()
+        publisher = Publisher("jobapi", world.dispatcher, world.sessions, clock, new_id)
+        types = Types(
+            world.types,
+            world.presence,
+            world.signals,
+            settings.max_job_types,
+            timedelta(seconds=settings.cooldown),
+        )
+        submitter = Submitter(world.intake, types, publisher, clock, world.tracing, registry)
+        waiters = Waiters(world.reader, world.signals)
+        jobs = Jobs(world, submitter, waiters, types, publisher, settings.max_payload_bytes)
+        front = Front(
+            "api",
+            settings.bind,
+            (settings.grpc_port, settings.http_port),
+            [(add_JobServiceServicer_to_server, JobServicer(jobs), SERVICE)],
+            [
+                Check("database", world.check_database, required=True),
+                Check("rabbitmq", world.check_broker, required=False),
+                Check("redis", world.check_breakers, required=False),
+            ],
+            registry,
+        )
+        add_routes(front.app, jobs)
+        add_metrics(front.app, registry)
+        front.mount_gateway("selfheal job API", __version__, settings.max_payload_bytes + SLACK)
+
+        stack.push_async_callback(publisher.stop)
+        stack.push_async_callback(loops.stop)
+        loops.every(BEAT_SECONDS, "beat", publisher.beat)
+        loops.every(REFRESH_SECONDS, "types", types.refresh)
+        waiters.start()
+        stack.push_async_callback(waiters.stop)
+        stack.push_async_callback(submitter.drain)
+        await front.start()
+        stack.push_async_callback(front.stop)
+        yield JobApiApp(front, jobs)
+
+
+COMPONENT = Component("jobapi", JobApiSettings, build, "JOBAPI_HTTP_PORT")

@@ -1,0 +1,147 @@
+"""Wire messages to domain values and back."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any
+from uuid import UUID
+
+import orjson
+from google.protobuf.struct_pb2 import Struct
+from selfheal.jobs.v1 import job_pb2, job_service_pb2
+
+from jobkit.domain.errors import FieldViolation, InvalidJob, NotFound
+from jobkit.domain.filter import PageToken
+from jobkit.domain.job import Attempt, Job, JobError, JobState, OnOpen, TraceContext
+from jobkit.domain.submit import Submit
+from jobkit.rpc.convert import dict_to_struct, from_duration, struct_to_dict, to_timestamp
+
+_ON_OPEN = {
+    job_pb2.ON_OPEN_UNSPECIFIED: OnOpen.HOLD,
+    job_pb2.ON_OPEN_HOLD: OnOpen.HOLD,
+    job_pb2.ON_OPEN_REJECT: OnOpen.REJECT,
+}
+
+
+def payload_bytes(value: dict[str, Any]) -> bytes:
+    """The one encoding of payloads: sorted keys, so that equal objects have equal bytes. Raises InvalidJob for what
+    JSON cannot hold."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError as error:
+        raise InvalidJob([FieldViolation("payload", f"cannot be JSON: {error}")]) from None
+
+
+def submit_from_wire(request: job_service_pb2.SubmitJobRequest, trace: TraceContext) -> Submit:
+    """Raises InvalidJob for an enum value that is not ours."""
+    if request.on_open not in _ON_OPEN:
+        raise InvalidJob([FieldViolation("on_open", "must be ON_OPEN_HOLD or ON_OPEN_REJECT")])
+    return Submit(
+        job_type=request.job_type,
+        payload=payload_bytes(struct_to_dict(request.payload)) if request.HasField("payload") else None,
+        request_id=request.request_id,
+        max_attempts=request.max_attempts if request.HasField("max_attempts") else None,
+        attempt_timeout=from_duration(request.attempt_timeout)
+        if request.HasField("attempt_timeout")
+        else None,
+        labels=dict(request.labels),
+        on_open=_ON_OPEN[request.on_open],
+        trace=trace,
+    )
+
+
+def payload_from_wire(payload: Struct) -> bytes:
+    return payload_bytes(struct_to_dict(payload))
+
+
+def job_id_from_wire(text: str) -> UUID:
+    """Raises NotFound for a malformed id: nothing has such a name."""
+    try:
+        found = UUID(text)
+    except ValueError:
+        raise NotFound("job", text[:64]) from None
+    if str(found) != text.lower():
+        raise NotFound("job", text[:64])
+    return found
+
+
+def job_to_wire(job: Job, note: str = "") -> job_pb2.Job:
+    message = job_pb2.Job(
+        job_id=str(job.job_id),
+        job_type=job.job_type,
+        payload=dict_to_struct(orjson.loads(job.payload)),
+        state=_state(job.state),
+        labels=job.labels,
+        request_id=job.request_id,
+        attempts=job.attempts,
+        deliveries=job.deliveries,
+        holds=job.holds,
+        max_attempts=job.max_attempts or 0,
+        create_time=to_timestamp(job.create_time),
+        update_time=to_timestamp(job.update_time),
+        due_time=to_timestamp(job.due_time),
+        attempt_history=[_attempt(a) for a in job.history],
+        traceparent=job.trace.traceparent,
+        note=note,
+    )
+    if job.progress is not None:
+        message.progress.processed, message.progress.total = job.progress
+    if job.result is not None:
+        message.result.CopyFrom(dict_to_struct(orjson.loads(job.result)))
+    if job.last_error is not None:
+        message.last_error.CopyFrom(_error(job.last_error))
+    if job.quarantine is not None:
+        message.quarantine.reason = job_pb2.QuarantineReason.Value(
+            f"QUARANTINE_REASON_{job.quarantine.reason.value}"
+        )
+        message.quarantine.breaker = job.quarantine.breaker
+        message.quarantine.since.CopyFrom(to_timestamp(job.quarantine.since))
+        if job.quarantine.until is not None:
+            message.quarantine.until.CopyFrom(to_timestamp(job.quarantine.until))
+    if job.start_time is not None:
+        message.start_time.CopyFrom(to_timestamp(job.start_time))
+    if job.finish_time is not None:
+        message.finish_time.CopyFrom(to_timestamp(job.finish_time))
+    return message
+
+
+def _state(state: JobState) -> job_pb2.JobState.ValueType:
+    return job_pb2.JobState.Value(f"JOB_STATE_{state.value}")
+
+
+def _error(error: JobError) -> job_pb2.JobError:
+    return job_pb2.JobError(code=error.code, message=error.message, retryable=error.retryable)
+
+
+def _attempt(attempt: Attempt) -> job_pb2.JobAttempt:
+    message = job_pb2.JobAttempt(
+        delivery=attempt.delivery,
+        worker_id=attempt.worker_id,
+        start_time=to_timestamp(attempt.start_time),
+    )
+    if attempt.finish_time is not None:
+        message.finish_time.CopyFrom(to_timestamp(attempt.finish_time))
+    if attempt.error is not None:
+        message.error.CopyFrom(_error(attempt.error))
+    return message
+
+
+def page_token_to_wire(token: PageToken | None) -> str:
+    if token is None:
+        return ""
+    raw = token.job_id.bytes + token.revision.to_bytes(8, "big")
+    return base64.urlsafe_b64encode(raw).decode()
+
+
+def page_token_from_wire(text: str) -> PageToken | None:
+    """Raises InvalidJob for a token that we did not make."""
+    if not text:
+        return None
+    try:
+        raw = base64.b64decode(text, altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        raw = b""
+    if len(raw) != 24:
+        raise InvalidJob([FieldViolation("page_token", "is not one that this service gave out")])
+    return PageToken(UUID(bytes=raw[:16]), int.from_bytes(raw[16:], "big"))

@@ -1,0 +1,137 @@
+"""Submitting: validated -> one commit for all who submit at once -> answered -> published."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from prometheus_client import CollectorRegistry, Counter
+
+from jobapi.types import Types, too_many_types
+from jobkit.domain.errors import Exhausted, Unavailable
+from jobkit.domain.job import Job, JobState, NewJob, OnOpen, Token
+from jobkit.ports import Accepted, Dispatch, Intake
+from jobkit.runtime.batcher import Batcher
+from jobkit.runtime.clock import DatabaseClock
+from jobkit.runtime.publisher import Publisher
+from jobkit.runtime.tracing import Tracing
+
+
+class Submitter:
+    """Accepts jobs. "Accepted" means committed: the broker's confirm is not waited for, because a row whose token
+    does not arrive is overdue, and a reconciler publishes it."""
+
+    def __init__(
+        self,
+        intake: Intake,
+        types: Types,
+        publisher: Publisher,
+        clock: DatabaseClock,
+        tracing: Tracing,
+        registry: CollectorRegistry,
+    ) -> None:
+        self._intake = intake
+        self._types = types
+        self._publisher = publisher
+        self._clock = clock
+        self._tracing = tracing
+        self._batches: Batcher[NewJob, Accepted] = Batcher(
+            self._insert, max_items=500, max_bytes=1 << 20, size=lambda job: len(job.payload), lanes=2
+        )
+        self._submitted = Counter(
+            "selfheal_jobs_submitted_total", "Jobs accepted.", ["job_type"], registry=registry
+        )
+
+    async def submit(self, job: NewJob) -> Accepted:
+        """Raises AlreadyExists, Exhausted, Unavailable; once it returns the job is recorded."""
+        await self._types.ensure([job.job_type])
+        self._refuse(job)
+        return await self._batches.do(job)
+
+    async def submit_many(self, batch: Sequence[NewJob]) -> list[Accepted | Exception]:
+        """Each item's answer, in order. Raises Unavailable when nothing could be looked at."""
+        unfit = await self._types.ensure_many({job.job_type for job in batch})
+        futures: list[asyncio.Future[Accepted] | Exception] = []
+        for job in batch:
+            try:
+                if job.job_type in unfit:
+                    raise too_many_types(job.job_type, unfit[job.job_type])
+                self._refuse(job)
+                futures.append(self._batches.add(job))
+            except (Exhausted, Unavailable) as error:
+                futures.append(error)
+        return [await _answer(future) for future in futures]
+
+    def _refuse(self, job: NewJob) -> None:
+        """on_open=REJECT: refused while the type is held, but not once the open time has passed: then this job
+        is the probe."""
+        if job.on_open is not OnOpen.REJECT:
+            return
+        wait = self._types.rejected_for(job.job_type, self._clock.now())
+        if wait is not None:
+            raise Unavailable(
+                f"the breaker of '{job.job_type}' is open",
+                reason="BREAKER_OPEN",
+                retry_after=wait,
+                metadata={"breaker": job.job_type},
+            )
+
+    async def _insert(self, batch: Sequence[NewJob]) -> Sequence[Accepted | Exception]:
+        ordered = sorted(batch, key=lambda job: job.job_id)
+        publisher = self._publisher
+        session = publisher.session if publisher.open else None
+        ids = [job.job_id for job in batch]
+        if session is not None:
+            publisher.expect(ids)
+        marks = {job.job_type: self._types.mark(job.job_type) for job in batch}
+        try:
+            answers = await self._intake.insert(batch, session=session, now=self._clock.now(), marks=marks)
+        except Unavailable:
+            # Unknown: the commit may have happened. A row that is there after all has no token, which lost-token
+            # detection finds; nobody was told "accepted".
+            publisher.forget(ids)
+            raise
+        fresh = {a.job_id for a in answers if isinstance(a, Accepted) and not a.existed}
+        if session is not None:
+            publisher.forget(job_id for job_id in ids if job_id not in fresh)
+            accepted = [job for job in ordered if job.job_id in fresh]
+            if accepted:
+                publisher.send([Dispatch(self._token(job)) for job in accepted])
+        for job in batch:
+            if job.job_id in fresh:
+                self._submitted.labels(job.job_type).inc()
+        return answers
+
+    def _token(self, job: NewJob) -> Token:
+        trace = self._tracing.publish(job.job_type, str(job.job_id), job.trace)
+        return Token(job.job_id, job.job_type, 1, trace)
+
+    def as_recorded(self, new: NewJob) -> Job:
+        """A job that was just accepted, as its row says, without reading it back."""
+        now = datetime.fromtimestamp(self._clock.now() / 1000, UTC)
+        return Job(
+            job_id=new.job_id,
+            job_type=new.job_type,
+            state=JobState.QUEUED if self._publisher.open else JobState.PENDING,
+            payload=new.payload,
+            create_time=now,
+            update_time=now,
+            due_time=now,
+            request_id=new.request_id,
+            labels=new.labels,
+            max_attempts=new.max_attempts,
+            trace=new.trace,
+        )
+
+    async def drain(self) -> None:
+        await self._batches.drain()
+
+
+async def _answer(future: asyncio.Future[Accepted] | Exception) -> Accepted | Exception:
+    if isinstance(future, Exception):
+        return future
+    try:
+        return await future
+    except Exception as error:
+        return error

@@ -1,0 +1,85 @@
+"""Job types as the API knows them: a cache of the catalog, and the types' holds."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from datetime import timedelta
+
+from jobkit.domain.errors import Exhausted
+from jobkit.ports import Presence, Signals, TypeCatalog, TypeInfo
+
+REFRESH_SECONDS = 1.0
+TYPES = "types"
+# A worker beats once a second: after this it is gone.
+WORKER_SILENCE = timedelta(seconds=10)
+
+
+class Types:
+    """Inserts a type on first sight; refreshed every `REFRESH_SECONDS`."""
+
+    def __init__(
+        self,
+        catalog: TypeCatalog,
+        presence: Presence,
+        signals: Signals,
+        limit: int,
+        cooldown: timedelta,
+    ) -> None:
+        self._catalog = catalog
+        self._presence = presence
+        self._signals = signals
+        self._limit = limit
+        self._cooldown = cooldown
+        self._known: dict[str, TypeInfo] = {}
+        self._served: set[str] = {"*"}
+
+    async def refresh(self) -> None:
+        self._known = await self._catalog.all()
+        self._served = await self._presence.served_types(WORKER_SILENCE)
+
+    def served(self, job_type: str) -> bool:
+        """Whether a live worker serves the type, as of the last refresh."""
+        return job_type in self._served or "*" in self._served
+
+    async def ensure(self, names: Collection[str]) -> None:
+        """Raises Exhausted when a type would be one too many."""
+        unfit = await self.ensure_many(names)
+        for name, limit in unfit.items():
+            raise too_many_types(name, limit)
+
+    async def ensure_many(self, names: Iterable[str]) -> dict[str, int]:
+        """Inserts what is new; those that did not fit, with the limit."""
+        unseen = [name for name in names if name not in self._known]
+        if not unseen:
+            return {}
+        unfit = await self._catalog.ensure(unseen, self._limit)
+        for name in unseen:
+            if name not in unfit:
+                self._known[name] = TypeInfo(name)
+        await self._signals.send(TYPES, [])
+        return dict.fromkeys(unfit, self._limit)
+
+    def mark(self, job_type: str) -> int:
+        """The hold mark of a job queued now."""
+        info = self._known.get(job_type)
+        return info.mark if info else 0
+
+    def rejected_for(self, job_type: str, now: int) -> timedelta | None:
+        """How long a submit with on_open=REJECT should stay away (`now` in database ms); None: it is welcome."""
+        info = self._known.get(job_type)
+        if info is None or not info.held:
+            return None
+        if info.held_until is None:
+            return self._cooldown
+        left = timedelta(milliseconds=info.held_until - now)
+        return left if left > timedelta(0) else None
+
+
+def too_many_types(job_type: str, limit: int) -> Exhausted:
+    """There are as many job types as there may be; each has a queue of its own."""
+    return Exhausted(
+        f"job type '{job_type}' would be one too many: there are {limit} already",
+        reason="TOO_MANY_JOB_TYPES",
+        retry_after=timedelta(minutes=1),
+        metadata={"jobType": job_type, "limit": str(limit)},
+    )

@@ -1,0 +1,128 @@
+"""Dispatch over RabbitMQ: one quorum queue per job type, and a ladder of delay queues."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from weakref import WeakSet
+
+from aiormq.abc import AbstractChannel
+from aiormq.exceptions import ChannelNotFoundEntity
+from pamqp.commands import Basic
+
+from jobkit.adapters.rabbitmq import names, topology
+from jobkit.adapters.rabbitmq.codec import encode, text
+from jobkit.adapters.rabbitmq.lane import RabbitLane
+from jobkit.adapters.rabbitmq.link import Link, shut
+from jobkit.adapters.rabbitmq.publisher import Publisher
+from jobkit.ports import Delivery, Dispatch
+
+
+class RabbitDispatcher:
+    """See `ports.Dispatcher`. `name` is what operators see in the broker's list of connections.
+
+    Publishing and consuming have a connection each: a broker short of memory stops reading from those who
+    publish, and acknowledgements must still get through.
+    """
+
+    volatile = False
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str = "selfheal",
+        connect_timeout: timedelta = timedelta(seconds=5),
+        confirm_timeout: timedelta = timedelta(seconds=10),
+    ) -> None:
+        timeout = connect_timeout.total_seconds()
+        self._timeout = confirm_timeout.total_seconds()
+        self._out = Link(url, f"{name} publish", timeout=timeout, greet=self._greet)
+        self._in = Link(url, f"{name} consume", timeout=timeout)
+        self._publisher = Publisher(self._out, confirm_timeout=self._timeout)
+        self._lanes: WeakSet[RabbitLane] = WeakSet()
+
+    @property
+    def available(self) -> bool:
+        return self._out.up
+
+    async def start(self) -> None:
+        starts = await asyncio.gather(self._out.start(), self._in.start(), return_exceptions=True)
+        for error in starts:
+            if error is not None:
+                raise error
+
+    async def publish(self, batch: Sequence[Dispatch]) -> list[bool]:
+        if not batch:
+            return []
+        if not self.available:
+            return [False] * len(batch)
+        messages = [encode(dispatch) for dispatch in batch]
+        return await self._publisher.publish(messages, _needs(batch))
+
+    async def open_lane(self, job_type: str, receive: Callable[[Delivery], None]) -> RabbitLane:
+        lane = RabbitLane(job_type, receive, link=self._in, publisher=self._publisher, timeout=self._timeout)
+        await lane.open()
+        self._lanes.add(lane)
+        return lane
+
+    async def depth(self, job_type: str) -> int:
+        channel = await self._in.channel()
+        with self._in.calls():
+            try:
+                queue = names.main_queue(job_type)
+                ok = await channel.queue_declare(queue, passive=True, timeout=self._timeout)
+            except ChannelNotFoundEntity:
+                return 0  # and the broker has closed the channel
+            await shut(channel, self._timeout)
+            return ok.message_count or 0
+
+    async def drop_intake(self, limit: int) -> list[tuple[bytes, Mapping[str, str]]]:
+        channel = await self._in.channel()
+        with self._in.calls():
+            try:
+                return await self._drain(channel, limit)
+            finally:
+                await shut(channel, self._timeout)
+
+    async def _drain(self, channel: AbstractChannel, limit: int) -> list[tuple[bytes, Mapping[str, str]]]:
+        found: list[tuple[bytes, Mapping[str, str]]] = []
+        last = 0
+        while len(found) < limit:
+            message = await channel.basic_get(names.QUARANTINE, timeout=self._timeout)
+            if not isinstance(message.delivery, Basic.GetOk):
+                break
+            headers = message.header.properties.headers or {}
+            kept = {key: text(value) for key, value in headers.items() if key != names.DELIVERY_COUNT}
+            found.append((message.body, kept))
+            last = message.delivery_tag or 0
+        if last:
+            await channel.basic_ack(last, multiple=True)
+        return found
+
+    async def close(self) -> None:
+        for lane in list(self._lanes):
+            await lane.close()
+        await self._in.close()
+        await self._out.close()
+
+    async def _greet(self, channel: AbstractChannel) -> None:
+        await topology.declare(channel, topology.EXCHANGE, self._timeout)
+        await topology.declare(channel, topology.INTAKE, self._timeout)
+
+
+def _needs(batch: Sequence[Dispatch]) -> list[list[topology.Piece]]:
+    """What each token needs declared: its type's queue, and its rung when it is delayed."""
+    mains: dict[str, topology.Piece] = {}
+    rungs: dict[int, topology.Piece] = {}
+    needs = []
+    for dispatch in batch:
+        job_type, delay = dispatch.token.job_type, dispatch.delay
+        if job_type not in mains:
+            mains[job_type] = topology.main(job_type)
+        needed = [mains[job_type]]
+        if delay:
+            needed.append(rungs.setdefault(delay, topology.rung(delay)))
+        needs.append(needed)
+    return needs

@@ -1,0 +1,226 @@
+"""One job type's way from the broker to this process.
+
+A lane has a channel of its own, because a consume on a missing queue closes the whole channel. What belongs to
+that channel is a `_Session`; when the channel is gone so is the session, and its deliveries are no longer live.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from aiormq.abc import AbstractChannel, DeliveredMessage
+from pamqp.commands import Basic
+
+from jobkit.adapters.rabbitmq import codec, names, topology, wire
+from jobkit.adapters.rabbitmq.link import Link, shut
+from jobkit.adapters.rabbitmq.publisher import Publisher, quarantined
+from jobkit.domain.errors import Unavailable, store_unavailable
+from jobkit.domain.job import Token
+from jobkit.ports import Delivery
+
+log = logging.getLogger(__name__)
+
+
+class RabbitDelivery:
+    """A message in hand."""
+
+    __slots__ = ("message", "session", "settled", "tag", "token")
+
+    def __init__(self, session: _Session, message: DeliveredMessage, token: Token | None) -> None:
+        self.session = session
+        self.message = message
+        self.tag = message.delivery_tag or 0
+        self.token = token
+        self.settled = False
+
+    @property
+    def redelivered(self) -> bool:
+        return bool(self.message.redelivered)
+
+    @property
+    def live(self) -> bool:
+        return not self.session.channel.is_closed
+
+
+class _Session:
+    """What lives as long as one channel."""
+
+    def __init__(self, channel: AbstractChannel) -> None:
+        self.channel = channel
+        self.consumer = ""
+        self.prefetch = 0
+        self.in_hand = 0
+        # The broker counts the prefetch per consumer, and a changed prefetch is a new consumer. What comes in
+        # excess while an older consumer's deliveries are still in hand waits here, seen by nobody.
+        self.held: deque[RabbitDelivery] = deque()
+
+    @property
+    def consuming(self) -> bool:
+        # The library forgets a consumer that the broker cancels, which it does when the queue is deleted.
+        consumers: dict[str, Any] = getattr(self.channel, "consumers", {})
+        return bool(self.consumer) and not self.channel.is_closed and self.consumer in consumers
+
+
+class RabbitLane:
+    """See `ports.Lane`. `timeout` in seconds bounds each call to the broker."""
+
+    def __init__(
+        self,
+        job_type: str,
+        receive: Callable[[Delivery], None],
+        *,
+        link: Link,
+        publisher: Publisher,
+        timeout: float,
+    ) -> None:
+        self._job_type = job_type
+        self._queue = names.main_queue(job_type)
+        self._receive = receive
+        self._link = link
+        self._publisher = publisher
+        self._timeout = timeout
+        self._session: _Session | None = None
+        self._busy = asyncio.Lock()
+
+    @property
+    def job_type(self) -> str:
+        return self._job_type
+
+    @property
+    def consuming(self) -> bool:
+        return self._session is not None and self._session.consuming and self._link.up
+
+    async def open(self) -> None:
+        """Open the channel and declare the queue."""
+        async with self._busy:
+            await self._opened()
+
+    async def consume(self, prefetch: int) -> None:
+        if prefetch < 1:
+            raise ValueError("a prefetch of 0 would be unlimited")
+        async with self._busy:
+            session = await self._opened()
+            if session.consuming and session.prefetch == prefetch:
+                return
+            with self._link.calls():
+                channel = session.channel
+                if session.consumer and not session.consuming:  # the broker cancelled it with its queue
+                    await topology.declare(channel, topology.main(self._job_type), self._timeout)
+                await self._cancel(session)
+                await channel.basic_qos(prefetch_count=prefetch, timeout=self._timeout)
+                session.prefetch = prefetch
+                ok = await channel.basic_consume(self._queue, self._consumer(session), timeout=self._timeout)
+                session.consumer = ok.consumer_tag or ""
+            self._hand_over(session)
+
+    async def pause(self) -> None:
+        async with self._busy:
+            session = self._session
+            if session is None or session.channel.is_closed:
+                return
+            with self._link.calls():
+                await self._cancel(session)
+            held = list(session.held)
+            session.held.clear()
+            await self._settle(session, held, requeue=True)
+
+    async def take(self) -> Delivery | None:
+        async with self._busy:
+            session = await self._opened()
+            with self._link.calls():
+                message = await session.channel.basic_get(self._queue, timeout=self._timeout)
+            if not isinstance(message.delivery, Basic.GetOk):
+                return None
+            session.in_hand += 1
+            return self._delivery(session, message)
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        await self._settle_live(deliveries, requeue=False)
+
+    async def give_back(self, deliveries: Sequence[Delivery]) -> None:
+        # A quorum queue hands out what was returned before all else, in the order of its return: tokens of one
+        # call keep their order, and those of an earlier call come first.
+        await self._settle_live(deliveries, requeue=True)
+
+    async def quarantine(self, delivery: Delivery) -> None:
+        if not isinstance(delivery, RabbitDelivery) or not delivery.live:
+            return  # the broker delivers it again
+        properties = delivery.message.header.properties
+        headers = dict(properties.headers or {})
+        message = quarantined(delivery.message.body, headers, properties.content_type, self._queue)
+        (confirmed,) = await self._publisher.publish([message], [[topology.INTAKE]])
+        if not confirmed:
+            raise store_unavailable("broker")
+        await self.ack([delivery])
+
+    async def close(self) -> None:
+        async with self._busy:
+            session, self._session = self._session, None
+            if session is None or session.channel.is_closed:
+                return
+            try:
+                with self._link.calls():
+                    await shut(session.channel, self._timeout)
+            except Unavailable as error:
+                log.info("lane %s did not close in order: %r", self._job_type, error.__cause__)
+
+    async def _opened(self) -> _Session:
+        session = self._session
+        if session is None or session.channel.is_closed or not self._link.up:
+            channel = await self._link.channel()
+            with self._link.calls():
+                await topology.declare(channel, topology.main(self._job_type), self._timeout)
+            session = self._session = _Session(channel)
+        return session
+
+    async def _cancel(self, session: _Session) -> None:
+        if session.consuming:
+            await session.channel.basic_cancel(session.consumer, timeout=self._timeout)
+        session.consumer = ""
+
+    def _consumer(self, session: _Session) -> Callable[[DeliveredMessage], Any]:
+        async def deliver(message: DeliveredMessage) -> None:
+            session.held.append(self._delivery(session, message))
+            self._hand_over(session)
+
+        return deliver
+
+    def _delivery(self, session: _Session, message: DeliveredMessage) -> RabbitDelivery:
+        properties = message.header.properties
+        token = codec.decode(message.body, properties.headers, properties.content_type, self._job_type)
+        return RabbitDelivery(session, message, token)
+
+    def _hand_over(self, session: _Session) -> None:
+        while session.held and session.in_hand < session.prefetch:
+            session.in_hand += 1
+            try:
+                self._receive(session.held.popleft())
+            except Exception:
+                log.exception("the receiver of %s failed", self._job_type)
+
+    async def _settle_live(self, deliveries: Sequence[Delivery], *, requeue: bool) -> None:
+        session = self._session
+        if session is None:
+            return
+        # Settling a tag twice would close the channel.
+        ours = [
+            d for d in deliveries if isinstance(d, RabbitDelivery) and d.session is session and not d.settled
+        ]
+        await self._settle(session, ours, requeue=requeue)
+        session.in_hand -= len(ours)
+        self._hand_over(session)
+
+    async def _settle(self, session: _Session, deliveries: list[RabbitDelivery], *, requeue: bool) -> None:
+        if not deliveries or session.channel.is_closed:
+            return
+        if requeue:
+            deliveries.sort(key=lambda delivery: delivery.tag)
+        for delivery in deliveries:
+            delivery.settled = True
+        with self._link.calls():
+            async with asyncio.timeout(self._timeout):
+                await wire.settle(session.channel, [d.tag for d in deliveries], requeue=requeue)

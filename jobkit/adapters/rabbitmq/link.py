@@ -1,0 +1,188 @@
+"""A connection to the broker that comes back by itself, and the one way that its errors leave the adapter.
+
+aio-pika's robust connections have known holes (consumers that are not restored), so this one restores only
+itself: whoever holds a channel sees it closed and opens another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import aio_pika
+from aio_pika.exceptions import CONNECTION_EXCEPTIONS
+from aiormq.abc import AbstractChannel
+from yarl import URL
+
+from jobkit.domain.errors import Unavailable, store_unavailable
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT = 10  # seconds; aiormq gives a silent peer up after three of them
+CLOSE_TIMEOUT = 5.0
+# A delivery is three frames. The library's 10 wakes the consumer for every third delivery, which costs a quarter
+# of the throughput and leaves acknowledgements nothing to be joined with.
+FRAME_BUFFER = 1000
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+
+
+@contextmanager
+def broker_errors() -> Iterator[None]:
+    """Raise Unavailable in place of the driver's errors.
+
+    aiormq ends pending calls of a closing channel with CancelledError. It is the caller's own only if somebody
+    has asked this task to cancel; any other would end the task without a word.
+    """
+    try:
+        yield
+    except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
+        raise store_unavailable("broker") from error
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise store_unavailable("broker") from error
+
+
+async def shut(channel: AbstractChannel, timeout: float) -> None:
+    """Close a channel within `timeout` seconds; what was not acknowledged on it goes back to its queue, in
+    order. The error is what calls still waiting on the channel see, instead of a CancelledError."""
+    async with asyncio.timeout(timeout):
+        await channel.close(ConnectionError("channel closed"))
+
+
+class Link:
+    """One named connection. `greet` runs on every new one, before anybody else may use it."""
+
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        *,
+        timeout: float,
+        greet: Callable[[AbstractChannel], Awaitable[None]] | None = None,
+    ) -> None:
+        self._url = URL(url).update_query(heartbeat=HEARTBEAT)
+        self._name = name
+        self._timeout = timeout
+        self._greet = greet
+        self._connection: aio_pika.abc.AbstractConnection | None = None
+        self._up, self._down = asyncio.Event(), asyncio.Event()
+        self._closing: set[asyncio.Task[None]] = set()
+        self._keeper: asyncio.Task[None] | None = None
+
+    @property
+    def up(self) -> bool:
+        """Whether there is a usable connection, as far as this side knows."""
+        return self._up.is_set()
+
+    async def start(self) -> None:
+        """Begin to connect and return once connected. After `timeout` seconds it raises Unavailable and goes on
+        trying, until `close`."""
+        if self._keeper is None:
+            self._keeper = asyncio.create_task(self._keep(), name=f"broker link {self._name}")
+        with broker_errors():
+            async with asyncio.timeout(self._timeout):
+                await self._up.wait()
+
+    async def channel(self, *, confirms: bool = False) -> AbstractChannel:
+        """A new channel; Unavailable while there is no connection."""
+        connection = self._connection
+        if connection is None or not self.up:
+            raise store_unavailable("broker")
+        with self.calls():
+            return await self._channel(connection, confirms)
+
+    async def _channel(self, connection: aio_pika.abc.AbstractConnection, confirms: bool) -> AbstractChannel:
+        transport = connection.transport
+        if transport is None:
+            raise store_unavailable("broker")
+        async with asyncio.timeout(self._timeout):
+            await transport.ready()  # waits while the broker blocks publishers
+            return await transport.connection.channel(
+                publisher_confirms=confirms,
+                frame_buffer_size=FRAME_BUFFER,
+                timeout=self._timeout,
+                on_return_raises=False,
+            )
+
+    @contextmanager
+    def calls(self) -> Iterator[None]:
+        """Around calls to the broker: raises Unavailable in place of the driver's errors, and gives the
+        connection up when the broker did not answer in time (heartbeats would need half a minute)."""
+        connection = self._connection
+        try:
+            with broker_errors():
+                yield
+        except Unavailable as error:
+            if isinstance(error.__cause__, TimeoutError) and connection is self._connection:
+                log.warning("broker link %s: no answer in time, connecting anew", self._name)
+                self.drop()
+            raise
+
+    def drop(self) -> None:
+        """Give up a connection that does not answer; a new one is made at once."""
+        connection = self._connection
+        if connection is not None:
+            self._lose(connection)
+            closing = asyncio.create_task(self._shut(connection), name=f"closing broker link {self._name}")
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        """Safe to repeat, and before a start."""
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.cancel()
+            await asyncio.wait([keeper])
+        self.drop()
+        if self._closing:
+            await asyncio.wait(list(self._closing))
+
+    async def _keep(self) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                with broker_errors():
+                    await self._connect()
+            except Unavailable as error:
+                cause = error.__cause__
+                log.warning("broker link %s: %s", self._name, str(cause) or type(cause).__name__)
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads, hides nothing
+                pause = min(pause * 2, LONGEST_PAUSE)
+                continue
+            pause = FIRST_PAUSE
+            await self._down.wait()
+            log.warning("broker link %s lost", self._name)
+
+    async def _connect(self) -> None:
+        properties = {"connection_name": self._name}
+        async with asyncio.timeout(self._timeout):
+            connection = await aio_pika.connect(self._url, client_properties=properties)  # type: ignore[arg-type]
+        try:
+            if self._greet is not None:
+                channel = await self._channel(connection, False)
+                await self._greet(channel)
+                await shut(channel, self._timeout)
+        except BaseException:
+            await self._shut(connection)
+            raise
+        connection.close_callbacks.add(lambda *_: self._lose(connection))
+        self._connection = connection
+        self._down.clear()
+        self._up.set()
+
+    def _lose(self, connection: aio_pika.abc.AbstractConnection) -> None:
+        if connection is self._connection:
+            self._connection = None
+            self._up.clear()
+            self._down.set()
+
+    async def _shut(self, connection: aio_pika.abc.AbstractConnection) -> None:
+        # A peer that reads no more could hold the closing handshake for ever.
+        with suppress(*CONNECTION_EXCEPTIONS, TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await connection.close()

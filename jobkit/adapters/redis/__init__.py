@@ -1,0 +1,1 @@
+"""Breakers and signals on Redis: hot shared state that a wipe costs nothing but time."""

@@ -1,0 +1,91 @@
+-- Add evidence if it belongs to the current generation; return the window.
+-- KEYS  record, recent (list), codes (zset), counts (hash), prefix of the zsets of distinct jobs. Those end in
+--       an error code and so are in the same slot as the prefix.
+-- ARGV  generation ('' adds nothing), sample, window ms, jobs kept, codes kept, code for the others, slices,
+--       then job id and error code ('' is a success) of each outcome in order of finishing
+-- returns {now, record or '', {recent codes, newest first}, {code, jobs, attempts, ...}, first failure or ''}
+local RECENT, CODES, COUNTS, JOBS = KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local sample, window = tonumber(ARGV[2]), tonumber(ARGV[3])
+local jobs_kept, codes_kept, other = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
+local now = milliseconds()
+local oldest = now - window
+local slice = math.max(math.floor(window / tonumber(ARGV[7])), 1)
+
+local record, value = stored(KEYS[1])
+ensure(RECENT, 'list')
+ensure(CODES, 'zset')
+ensure(COUNTS, 'hash')
+redis.call('ZREMRANGEBYSCORE', CODES, '-inf', whole(oldest))
+
+local function bounded(code)
+  if redis.call('ZSCORE', CODES, code) or redis.call('ZCARD', CODES) < codes_kept then return code end
+  return other
+end
+
+local function add()
+  local failed = {}
+  for i = 8, #ARGV, 2 do
+    local code = ARGV[i + 1]
+    if code ~= '' then
+      code = bounded(code)
+      if not failed[code] then ensure(JOBS .. code, 'zset') end
+      failed[code] = (failed[code] or 0) + 1
+      redis.call('ZADD', CODES, whole(now), code)
+      redis.call('ZADD', JOBS .. code, whole(now), ARGV[i])
+    end
+    redis.call('LPUSH', RECENT, whole(now) .. ' ' .. code)
+  end
+  redis.call('LTRIM', RECENT, 0, sample - 1)
+  -- A minute more than the window: a swap that closes still has to learn which codes there were.
+  local ttl = whole(window + 60000)
+  for code, attempts in pairs(failed) do
+    redis.call('ZREMRANGEBYRANK', JOBS .. code, 0, -(jobs_kept + 1))
+    redis.call('PEXPIRE', JOBS .. code, ttl)
+    local field = code .. '|' .. whole(now - now % slice)
+    local count, first = string.match(redis.call('HGET', COUNTS, field) or '', '^(%d+) (%d+)$')
+    redis.call('HSET', COUNTS, field, whole((count or 0) + attempts) .. ' ' .. (first or whole(now)))
+  end
+  if next(failed) then redis.call('HSET', COUNTS, 'window', ARGV[3]) end
+  redis.call('PEXPIRE', RECENT, ttl)
+  redis.call('PEXPIRE', CODES, ttl)
+  redis.call('PEXPIRE', COUNTS, ttl)
+end
+
+if #ARGV > 8 and tonumber(ARGV[1]) == generation_of(record) then add() end
+
+local recent = {}
+for _, entry in ipairs(redis.call('LRANGE', RECENT, 0, sample - 1)) do
+  local at, code = string.match(entry, '^(%d+) ([%w_]*)$')
+  if at and tonumber(at) <= oldest then break end
+  if at then recent[#recent + 1] = code end
+end
+
+local jobs = {}
+for _, code in ipairs(redis.call('ZRANGE', CODES, 0, -1)) do
+  ensure(JOBS .. code, 'zset')
+  local distinct = redis.call('ZCOUNT', JOBS .. code, '(' .. whole(oldest), '+inf')
+  if distinct > 0 then jobs[code] = distinct end
+end
+
+local attempts, first_failure = {}, nil
+local fields = redis.call('HGETALL', COUNTS)
+for i = 1, #fields, 2 do
+  local code, start = string.match(fields[i], '^([%w_]+)|(%d+)$')
+  local count, first = string.match(fields[i + 1], '^(%d+) (%d+)$')
+  if fields[i] == 'window' then
+    -- the only field that is not a slice
+  elseif not start or not count or tonumber(start) + slice <= oldest then
+    redis.call('HDEL', COUNTS, fields[i])
+  elseif jobs[code] then
+    attempts[code] = (attempts[code] or 0) + tonumber(count)
+    first_failure = math.min(first_failure or now, math.max(tonumber(first), oldest))
+  end
+end
+
+local codes = {}
+for code, distinct in pairs(jobs) do
+  codes[#codes + 1] = code
+  codes[#codes + 1] = whole(distinct)
+  codes[#codes + 1] = whole(attempts[code] or 0)
+end
+return {whole(now), value or '', recent, codes, first_failure and whole(first_failure) or ''}

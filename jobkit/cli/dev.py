@@ -1,0 +1,121 @@
+"""`selfheal dev`: all three components in one process, on the embedded default where no server is named.
+
+The same composition roots as in production, over one set of adapters: SQLite for the truth, queues and breakers in
+memory. A restart fills the queues from the database, so that a kill -9 loses nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import IO, Any
+
+from jobkit.host.process import Component, refuse, run_until_stopped
+from jobkit.host.world import World
+from jobkit.runtime import logs
+from jobkit.runtime.settings import BadSettings, Settings, load
+
+_log = logging.getLogger("selfheal")
+
+# The control plane first: it frees what the process before was running. The worker last: it starts the flow.
+ORDER = ("controlplane", "jobapi", "worker")
+URLS = {"DATABASE_URL": "SQLite", "RABBITMQ_URL": "queues in memory", "REDIS_URL": "breakers in memory"}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs until SIGTERM or Ctrl-C. 0 after a drain, 1 when it cannot start, 2 for bad settings."""
+    parser = argparse.ArgumentParser(prog="selfheal dev", description="All of selfheal in one process.")
+    parser.add_argument("--data", default=".selfheal", help="folder of the database (default: .selfheal)")
+    parser.add_argument("--handlers", nargs="+", default=[], metavar="MODULE", help="modules with handlers")
+    options = parser.parse_args(argv)
+    sys.path.insert(0, os.getcwd())  # handler modules lie where the command is given
+    environ = dev_environ(os.environ, options.data, options.handlers)
+    try:
+        parts = [(part, _settings(part, environ)) for part in _parts()]
+    except BadSettings as bad:
+        return refuse("dev", bad.problems)
+    base = parts[0][1]
+    logs.configure("dev", base.log_level, base.log_format)
+    embedded = "DATABASE_URL" not in os.environ
+    lock = _lock(options.data) if embedded else None
+    if embedded and lock is None:
+        return (
+            refuse(
+                "dev", [f"another selfheal dev uses {options.data}: stop it, or give --data another folder"]
+            )
+            - 1
+        )
+
+    @asynccontextmanager
+    async def whole() -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            world = World("dev", base, environ)
+            stack.push_async_callback(world.close)
+            await world.migrate()
+            await world.open()
+            for part, settings in parts:
+                await stack.enter_async_context(part.build(settings, world))
+            _greet(parts, environ)
+            yield
+
+    try:
+        return run_until_stopped(whole)
+    except ValueError as error:  # handlers that cannot be used
+        return refuse("dev", getattr(error, "problems", [str(error)]))
+
+
+def dev_environ(environ: Mapping[str, str], data: str, handlers: list[str]) -> dict[str, str]:
+    """The environment with dev's defaults: an SQLite file, and the simulator where no handlers are given."""
+    values = dict(environ)
+    if not values.get("DATABASE_URL"):
+        values["DATABASE_URL"] = f"sqlite:///{Path(data).absolute() / 'selfheal.db'}"
+    if handlers:
+        values["WORKER_HANDLERS"] = ",".join([*handlers, *filter(None, [values.get("WORKER_HANDLERS")])])
+    if not values.get("WORKER_HANDLERS"):
+        values.setdefault("SIMULATE", "1")
+    return values
+
+
+def _parts() -> list[Component[Any]]:
+    found = {point.name: point for point in entry_points(group="selfheal.parts")}
+    return [found[name].load() for name in ORDER]
+
+
+def _settings(part: Component[Any], environ: Mapping[str, str]) -> Settings:
+    return load(part.settings, environ, embedded=True)  # type: ignore[no-any-return]
+
+
+def _lock(data: str) -> IO[str] | None:
+    """One process a folder: queues in memory have one owner. None when another has it."""
+    Path(data).mkdir(parents=True, exist_ok=True)
+    lock = (Path(data) / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    return lock
+
+
+def _greet(parts: list[tuple[Component[Any], Settings]], environ: Mapping[str, str]) -> None:
+    embedded = [what for url, what in URLS.items() if not os.environ.get(url)]
+    _log.info("selfheal dev is up%s", f" ({', '.join(embedded)})" if embedded else "")
+    for part, settings in parts:
+        ports: Any = settings
+        _log.info(
+            "  %-13s gRPC %s:%d   HTTP http://%s:%d",
+            part.name,
+            settings.bind,
+            ports.grpc_port,
+            settings.bind,
+            ports.http_port,
+        )
+    if environ.get("SIMULATE") == "1":
+        _log.info("  the simulator serves every job type that has no handler")

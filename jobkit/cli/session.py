@@ -1,0 +1,49 @@
+"""One command's conversation with a server, and how its errors are told."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import grpc
+import typer
+
+from jobkit.cli.output import clean
+from jobkit.client.calls import Caller, open_channel
+from jobkit.client.errors import JobClientError
+
+T = TypeVar("T")
+
+TIMEOUT = 30.0  # seconds for one call
+PATIENCE = 2.0  # seconds to try again after a first failure: a person wants to know that the server is away
+
+
+def converse(target: str, work: Callable[[grpc.aio.Channel, Caller], Awaitable[T]]) -> T:
+    """Run `work` on a channel to `target`; an answer that is an error is told on stderr and exits with 1."""
+
+    async def session() -> T:
+        async with open_channel(target) as channel:
+            return await work(channel, Caller(timeout=TIMEOUT, patience=PATIENCE))
+
+    try:
+        return asyncio.run(session())
+    except JobClientError as error:
+        tell(error, target)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def tell(error: JobClientError, target: str) -> None:
+    """The message, then what else is known, a line each."""
+    names = ", ".join(part for part in (error.code, error.reason) if part)
+    lines = [f"error: {error.message} ({names})"]
+    lines += [f"  {one.path}: {one.message}" for one in error.violations]
+    if error.retry_after is not None:
+        lines.append(f"  try again in {error.retry_after.total_seconds():g} s")
+    lines += [f"  {key}: {value}" for key, value in sorted(error.metadata.items()) if value]
+    if error.code == "UNAVAILABLE" and not error.reason:
+        lines.append(f"  is a server running at {target}?")
+    sys.stderr.write(clean("\n".join(lines)) + "\n")

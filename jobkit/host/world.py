@@ -1,0 +1,107 @@
+"""The adapters of one process: real where an URL is given, embedded where none is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from uuid import UUID
+
+import uuid_utils.compat as ids
+
+from jobkit.adapters.embedded.breakers import MemoryBreakerStore
+from jobkit.adapters.embedded.dispatcher import EmbeddedDispatcher
+from jobkit.adapters.embedded.signals import EmbeddedSignals
+from jobkit.adapters.rabbitmq.dispatcher import RabbitDispatcher
+from jobkit.adapters.redis.breakers import RedisBreakerStore
+from jobkit.adapters.redis.signals import RedisSignals
+from jobkit.adapters.sql import schema
+from jobkit.adapters.sql.engine import Database
+from jobkit.adapters.sql.holds import SqlLedger
+from jobkit.adapters.sql.intake import SqlIntake
+from jobkit.adapters.sql.presence import SqlPresence, SqlSessions, SqlTypes
+from jobkit.adapters.sql.reader import SqlReader
+from jobkit.adapters.sql.recovery import SqlRecovery
+from jobkit.adapters.sql.steering import SqlSteering
+from jobkit.adapters.sql.work import SqlWork
+from jobkit.domain.errors import SchemaMismatch, Unavailable
+from jobkit.ports import BreakerStore, Dispatcher, Signals
+from jobkit.runtime.settings import Settings
+from jobkit.runtime.tracing import Tracing, provider
+
+_log = logging.getLogger(__name__)
+
+
+def new_id() -> UUID:
+    """A UUIDv7, larger than every one that this process made before."""
+    return ids.uuid7()
+
+
+class World:
+    """One process's adapters; in `selfheal dev` the three components share one. Opens nothing by itself."""
+
+    def __init__(self, component: str, settings: Settings, environ: Mapping[str, str]) -> None:
+        assert settings.database_url is not None
+        self.database = Database(settings.database_url)
+        self.intake = SqlIntake(self.database)
+        self.work = SqlWork(self.database)
+        self.reader = SqlReader(self.database)
+        self.steering = SqlSteering(self.database)
+        self.sessions = SqlSessions(self.database)
+        self.presence = SqlPresence(self.database)
+        self.types = SqlTypes(self.database)
+        self.ledger = SqlLedger(self.database)
+        self.recovery = SqlRecovery(self.database)
+        self.dispatcher: Dispatcher = (
+            RabbitDispatcher(settings.rabbitmq_url) if settings.rabbitmq_url else EmbeddedDispatcher()
+        )
+        self.breakers: BreakerStore
+        self.signals: Signals
+        if settings.redis_url:
+            self.breakers = RedisBreakerStore(settings.redis_url, settings.namespace)
+            self.signals = RedisSignals(settings.redis_url, settings.namespace)
+        else:
+            self.breakers, self.signals = MemoryBreakerStore(), EmbeddedSignals()
+        self.embedded_breakers = settings.redis_url is None
+        self.tracing = Tracing(provider(component, environ))
+        self._schema_checked = False
+
+    async def open(self) -> None:
+        """Connect to the broker, now if it answers, else as soon as it does: health tells meanwhile."""
+        try:
+            await self.dispatcher.start()
+        except Unavailable as error:
+            _log.warning("%s, trying on", error)
+
+    async def check_database(self) -> None:
+        """Raises Unavailable or SchemaMismatch."""
+        if self._schema_checked:
+            await self.database.now()
+            return
+        try:
+            await schema.check(self.database)
+        except SchemaMismatch as mismatch:
+            _log.error("%s", mismatch)
+            raise
+        self._schema_checked = True
+
+    async def check_broker(self) -> None:
+        if not self.dispatcher.available:
+            raise ConnectionError("not connected")
+
+    async def check_breakers(self) -> None:
+        await self.breakers.version()
+
+    async def migrate(self) -> str:
+        """Bring the database to this release's schema; makes the folder of an SQLite file."""
+        if self.database.is_sqlite and self.database.url.database:
+            Path(self.database.url.database).parent.mkdir(parents=True, exist_ok=True)
+        return await schema.migrate(self.database)
+
+    async def close(self) -> None:
+        """In order: what was published last is confirmed before its connection goes. Safe to repeat."""
+        await self.signals.close()
+        await self.breakers.close()
+        await self.dispatcher.close()
+        await self.database.close()
+        self.tracing.close()

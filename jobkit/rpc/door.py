@@ -1,0 +1,87 @@
+"""What every call passes, whether it came over gRPC or REST: tracing, the bound on calls in flight,
+translation of errors, and counting. Both doors use this one function, so that they cannot come to differ."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import grpc
+from google.rpc.status_pb2 import Status
+
+from jobkit.domain.errors import Exhausted
+from jobkit.domain.job import TraceContext
+from jobkit.rpc import trace as tracing
+from jobkit.rpc.metrics import CallObserver
+from jobkit.rpc.status import Unimplemented, codes, to_status
+
+RETRY_AFTER = timedelta(seconds=1)
+
+
+class CallFailed(Exception):
+    """A call's error, ready to be told: `status` with details and the HTTP code of the same table.
+    `cause` is the exception that it was made from; nothing of it but `status` may reach the caller."""
+
+    def __init__(self, cause: Exception, trace_id: str) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+        self.status: Status = to_status(cause, trace_id)
+        self.http = codes(cause).http
+
+
+class Door:
+    """One per component, shared by its gRPC and HTTP servers: `max_in_flight` bounds both together."""
+
+    def __init__(self, observer: CallObserver, max_in_flight: int = 2000) -> None:
+        self._observer = observer
+        self._max_in_flight = max_in_flight
+        self._in_flight = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Calls being served now."""
+        return self._in_flight
+
+    @contextmanager
+    def passing(
+        self, method: str, trace: TraceContext, request_id: str = "", *, bounded: bool = True
+    ) -> Iterator[None]:
+        """Serve one call of `method` (`package.Service/Method`) inside; raises CallFailed for every error.
+
+        Infrastructure passes with `bounded=False`: a health probe that is shed for load gets the process
+        restarted just when it is busiest. gRPC's own aborts pass unchanged, and so does cancellation.
+        """
+        began = time.perf_counter()
+        code = "OK"
+        tracing.enter(trace, request_id)
+        self._observer.started(method)
+        self._in_flight += bounded
+        try:
+            if bounded and self._in_flight > self._max_in_flight:
+                raise _too_many(self._max_in_flight)
+            yield
+        except (asyncio.CancelledError, GeneratorExit):
+            code = grpc.StatusCode.CANCELLED.name
+            raise
+        except grpc.aio.AbortError:
+            code = grpc.StatusCode.UNKNOWN.name  # the servicer chose; grpc does not tell us what
+            raise
+        except Exception as error:
+            told = Unimplemented(method) if isinstance(error, NotImplementedError) else error
+            code = codes(told).grpc.name
+            raise CallFailed(told, tracing.trace_id(trace)) from error
+        finally:
+            self._in_flight -= bounded
+            self._observer.finished(method, code, time.perf_counter() - began)
+
+
+def _too_many(limit: int) -> Exhausted:
+    return Exhausted(
+        "too many requests in flight",
+        reason="TOO_MANY_REQUESTS",
+        retry_after=RETRY_AFTER,
+        metadata={"limit": str(limit)},
+    )

@@ -1,0 +1,143 @@
+"""The gRPC server of a component: its services, reflection, health, channelz, limits and a graceful stop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import grpc
+from grpc_channelz.v1 import channelz
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from jobkit.rpc.door import Door
+from jobkit.rpc.interceptors import DoorInterceptor
+
+CHANNELZ = "grpc.channelz.v1.Channelz"
+OVERALL = ""
+
+
+class Service(NamedTuple):
+    """A servicer and how to serve it: `add_XServicer_to_server`, the object, `package.Service`."""
+
+    add: Callable[[Any, grpc.aio.Server], None]
+    servicer: Any
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a client may do. Sizes in bytes, times in milliseconds."""
+
+    max_receive: int = 8 * 1024 * 1024
+    max_send: int = 64 * 1024 * 1024  # a page of 1,000 jobs with their payloads
+    keepalive_time: int = 60_000
+    keepalive_timeout: int = 20_000
+    min_ping_interval: int = 10_000
+
+    def options(self) -> list[tuple[str, int]]:
+        return [
+            ("grpc.max_receive_message_length", self.max_receive),
+            ("grpc.max_send_message_length", self.max_send),
+            ("grpc.keepalive_time_ms", self.keepalive_time),
+            ("grpc.keepalive_timeout_ms", self.keepalive_timeout),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", self.min_ping_interval),
+            # Without this two processes on one port would split the calls between them, unnoticed.
+            ("grpc.so_reuseport", 0),
+            ("grpc.enable_channelz", 1),
+        ]
+
+
+class RpcServer:
+    """Serves `services` on `bind`:`port`. Health is NOT_SERVING until `set_serving(True)`.
+
+    Start and stop may be repeated and come in any order; a stopped server can be started again.
+    """
+
+    def __init__(
+        self,
+        bind: str,
+        port: int,
+        services: Sequence[tuple[Callable[[Any, grpc.aio.Server], None], Any, str]],
+        door: Door,
+        limits: Limits | None = None,
+    ) -> None:
+        self._bind = bind
+        self._wanted_port = port
+        self._services = [Service(*service) for service in services]
+        self._door = door
+        self._limits = limits or Limits()
+        self._server: grpc.aio.Server | None = None
+        self._health: Any = None  # grpc_health's aio servicer has no type of its own in its stubs
+        self._port = 0
+        self._serving = False
+        self._changing = asyncio.Lock()
+
+    @property
+    def port(self) -> int:
+        """The bound port; 0 while stopped."""
+        return self._port
+
+    @property
+    def address(self) -> str:
+        """`host:port` for clients, with brackets around an IPv6 address."""
+        return _address(self._bind, self._port)
+
+    async def start(self) -> None:
+        """Bind and serve. Raises OSError when the address is taken."""
+        async with self._changing:
+            if self._server is not None:
+                return
+            server = grpc.aio.server(
+                interceptors=[DoorInterceptor(self._door)], options=self._limits.options()
+            )
+            for service in self._services:
+                service.add(service.servicer, server)
+            self._health = self._add_infrastructure(server)
+            address = _address(self._bind, self._wanted_port)
+            try:
+                port = server.add_insecure_port(address)
+            except RuntimeError as error:
+                raise OSError(f"cannot listen on {address}: {error}") from error
+            await server.start()
+            self._server, self._port = server, port
+            await self._tell_health()
+
+    async def stop(self, grace: float = 0.0) -> None:
+        """Say NOT_SERVING, take no new calls, give those in flight `grace` seconds, then cancel them."""
+        async with self._changing:
+            server, self._server = self._server, None
+            if server is None:
+                return
+            await self._health.enter_graceful_shutdown()
+            await server.stop(grace)
+            self._port = 0
+
+    async def set_serving(self, serving: bool) -> None:
+        """What `grpc.health.v1` answers, for the server as a whole and for each service."""
+        self._serving = serving
+        if self._server is not None:
+            await self._tell_health()
+
+    def _add_infrastructure(self, server: grpc.aio.Server) -> Any:
+        servicer = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+        channelz.add_channelz_servicer(server)
+        names = [service.name for service in self._services]
+        reflection.enable_server_reflection(
+            [*names, health.SERVICE_NAME, CHANNELZ, reflection.SERVICE_NAME], server
+        )
+        return servicer
+
+    async def _tell_health(self) -> None:
+        answers = health_pb2.HealthCheckResponse
+        status = answers.SERVING if self._serving else answers.NOT_SERVING
+        for name in (OVERALL, *(service.name for service in self._services)):
+            await self._health.set(name, status)
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

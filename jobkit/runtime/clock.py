@@ -1,0 +1,26 @@
+"""Database time without asking for it: measured on every beat, carried on by the monotonic clock."""
+
+from __future__ import annotations
+
+import time
+
+
+class DatabaseClock:
+    """Before the first `adjust` it is the host's clock."""
+
+    def __init__(self) -> None:
+        self._offset = time.time() - time.monotonic()
+
+    @staticmethod
+    def monotonic() -> float:
+        return time.monotonic()
+
+    def adjust(self, database_ms: int, asked_at: float) -> None:
+        """The database answered `database_ms` to a question asked at monotonic `asked_at` (seconds): it read its
+        clock about half-way between (Cristian's algorithm, 1989)."""
+        middle = (asked_at + time.monotonic()) / 2
+        self._offset = database_ms / 1000 - middle
+
+    def now(self) -> int:
+        """Database milliseconds, as near as half a round trip."""
+        return round((time.monotonic() + self._offset) * 1000)

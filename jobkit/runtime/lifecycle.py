@@ -1,0 +1,105 @@
+"""Background loops with a supervisor, and a process that runs until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import signal
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+_log = logging.getLogger(__name__)
+
+MAX_BACKOFF = 5.0
+
+
+class Loops:
+    """Background loops of one component. A loop that raises is logged and run again after a jittered backoff:
+    every one of them can start anew at any time, so that one bad moment never takes a process down."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.failing: dict[str, str] = {}
+
+    def spawn(self, name: str, body: Callable[[], Awaitable[None]]) -> None:
+        """Run `body` until `stop`; again when it returns or raises."""
+        self._keep(asyncio.create_task(self._supervise(name, body), name=name))
+
+    def every(self, seconds: float, name: str, body: Callable[[], Awaitable[None]]) -> None:
+        """Run `body` every `seconds`, counted from the end of the run before."""
+
+        async def repeat() -> None:
+            while True:
+                await body()
+                self.failing.pop(name, None)
+                await asyncio.sleep(seconds)
+
+        self.spawn(name, repeat)
+
+    def once(self, name: str, body: Callable[[], Awaitable[None]]) -> None:
+        """Run `body` once in the background; what it raises is logged."""
+
+        async def run() -> None:
+            try:
+                await body()
+            except Exception:
+                _log.exception("%s failed", name)
+
+        self._keep(asyncio.create_task(run(), name=name))
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _supervise(self, name: str, body: Callable[[], Awaitable[None]]) -> None:
+        delay = 0.1
+        while True:
+            started = asyncio.get_running_loop().time()
+            try:
+                await body()
+            except Exception as error:
+                if name not in self.failing:
+                    _log.warning("loop %s failed, going on: %s", name, error, exc_info=_unexpected(error))
+                self.failing[name] = str(error)
+            if asyncio.get_running_loop().time() - started > MAX_BACKOFF:
+                delay = 0.1
+            await asyncio.sleep(delay * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+            delay = min(delay * 2, MAX_BACKOFF)
+
+    async def stop(self) -> None:
+        """Cancel all and wait for them. Safe to repeat."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+def _unexpected(error: Exception) -> bool:
+    """Whether a traceback helps: a dependency that is away is news enough in one line."""
+    return getattr(error, "reason", "").endswith("_UNAVAILABLE") is False
+
+
+class StopSignal:
+    """SIGTERM and SIGINT as an awaitable. A second one ends the process at once, as an impatient operator expects."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def install(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+
+    def _on_signal(self) -> None:
+        if self._event.is_set():
+            raise SystemExit(1)
+        self._event.set()
+
+    def set(self) -> None:
+        self._event.set()
+
+    async def wait(self) -> None:
+        await self._event.wait()

@@ -1,0 +1,126 @@
+"""Publishing tokens without a second write per job.
+
+A row names its publisher's session. Once a second the publisher writes one row of its own: a beat, and the smallest
+job id whose publish is not settled. When the beat stops, a reconciler publishes that session's rows from that id on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+from jobkit.domain.errors import Unavailable
+from jobkit.ports import Dispatch, Dispatcher, Sessions
+from jobkit.runtime.batcher import Batcher
+from jobkit.runtime.clock import DatabaseClock
+
+_log = logging.getLogger(__name__)
+
+BEAT_SECONDS = 1.0
+# More unsettled tokens than this, and new rows are left to the overdue reconciler: memory stays bounded.
+MAX_UNSETTLED = 20_000
+
+
+class Publisher:
+    """One session: from `start` to `stop` it answers for the tokens of the rows that name it."""
+
+    def __init__(
+        self,
+        component: str,
+        dispatcher: Dispatcher,
+        sessions: Sessions,
+        clock: DatabaseClock,
+        new_id: Callable[[], UUID],
+    ) -> None:
+        self._component = component
+        self._dispatcher = dispatcher
+        self._sessions = sessions
+        self._clock = clock
+        self._new_id = new_id
+        self._unsettled: set[UUID] = set()
+        self._orphans: set[UUID] = set()
+        self._taking = asyncio.Lock()
+        self._batches: Batcher[Dispatch, bool] = Batcher(dispatcher.publish, max_items=500, lanes=4)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.session = new_id()
+
+    @property
+    def open(self) -> bool:
+        """Whether a new row may be QUEUED under this session; otherwise insert it PENDING."""
+        return self._dispatcher.available and len(self._unsettled) < MAX_UNSETTLED
+
+    def expect(self, ids: Iterable[UUID]) -> None:
+        """Rows with these ids are about to be committed under this session: `confirmed_to` stays below them."""
+        self._unsettled.update(ids)
+
+    def forget(self, ids: Iterable[UUID]) -> None:
+        """They were not committed after all."""
+        self._unsettled.difference_update(ids)
+
+    @asynccontextmanager
+    async def taking(self) -> AsyncIterator[None]:
+        """Hold this while taking over old rows and until `expect` has heard of them: the taking transaction
+        lowers `confirmed_to` itself, and no beat may raise it in between."""
+        async with self._taking:
+            yield
+
+    def send(self, batch: Sequence[Dispatch]) -> None:
+        """Publish in the background: the caller's answer does not wait for the broker."""
+        task = asyncio.create_task(self._publish(batch))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def publish(self, batch: Sequence[Dispatch]) -> None:
+        """Publish, and return once each token is on the broker or its row is overdue: it will run either way."""
+        self.expect(item.token.job_id for item in batch)
+        await self._publish(batch)
+
+    async def _publish(self, batch: Sequence[Dispatch]) -> None:
+        futures = [self._batches.add(item) for item in batch]
+        done = await asyncio.gather(*futures, return_exceptions=True)
+        failed = {i.token.job_id for i, ok in zip(batch, done, strict=True) if ok is not True}
+        self._unsettled.difference_update(i.token.job_id for i in batch if i.token.job_id not in failed)
+        if failed:
+            self._orphans |= failed
+            await self._disown()
+
+    async def _disown(self) -> None:
+        """What the broker did not take becomes nobody's. While the database is away too, the ids stay unsettled
+        and the next beat tries again."""
+        ids = sorted(self._orphans)[:500]
+        if not ids:
+            return
+        try:
+            await self._sessions.orphan(self.session, ids)
+        except Unavailable as error:
+            _log.debug("orphaning waits for the database: %s", error)
+            return
+        self._orphans.difference_update(ids)
+        self._unsettled.difference_update(ids)
+
+    async def beat(self) -> None:
+        """One row; run it every `BEAT_SECONDS`."""
+        while self._orphans:
+            before = len(self._orphans)
+            await self._disown()
+            if len(self._orphans) == before:
+                break
+        async with self._taking:
+            fresh = self._new_id()
+            confirmed_to = min(self._unsettled, default=fresh)
+            asked = self._clock.monotonic()
+            now = await self._sessions.beat(self.session, self._component, min(confirmed_to, fresh))
+            self._clock.adjust(now, asked)
+
+    async def stop(self) -> None:
+        """Wait for what is being published, then say good-bye. Safe to repeat."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            await self._disown()
+            if not self._unsettled:
+                await self._sessions.leave(self.session)
+        except Unavailable as error:
+            _log.warning("left without a good-bye, the reconciler will look: %s", error)

@@ -1,0 +1,1 @@
+"""The worker: takes tokens, claims jobs, runs their handlers and settles what became of them."""

@@ -1,0 +1,96 @@
+"""The claims that this process holds: renewed in one batch, cancelled on request, their progress written once a
+second."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from jobkit.domain.job import ClaimedJob
+from jobkit.domain.outcome import Interrupted
+from jobkit.ports import Held, WorkStore
+from worker.executor import Executor
+
+CANCELS = "cancels"
+
+
+@dataclass(slots=True)
+class _Claim:
+    held: Held
+    renewed_at: float
+    progress: tuple[int, int] | None = None
+
+
+class Claims:
+    """Live claims by job id. `executor` is told when one was cancelled or lost."""
+
+    def __init__(self, store: WorkStore, lease: timedelta) -> None:
+        self._store = store
+        self._lease = lease
+        self._claims: dict[UUID, _Claim] = {}
+        self.executor: Executor | None = None
+
+    def __len__(self) -> int:
+        return len(self._claims)
+
+    def add(self, job: ClaimedJob) -> None:
+        held = Held(job.job_id, job.delivery)
+        self._claims[job.job_id] = _Claim(held, asyncio.get_running_loop().time())
+
+    def remove(self, job: ClaimedJob) -> None:
+        claim = self._claims.get(job.job_id)
+        if claim is not None and claim.held.delivery == job.delivery:
+            del self._claims[job.job_id]
+
+    def note_progress(self, job: ClaimedJob, processed: int, total: int) -> None:
+        """The newest report of a running handler; written with the next flush."""
+        claim = self._claims.get(job.job_id)
+        if claim is not None and claim.held.delivery == job.delivery:
+            claim.progress = (processed, total)
+
+    async def renew(self) -> None:
+        """Renew what is older than a third of a lease; run it about once a second."""
+        now = asyncio.get_running_loop().time()
+        third = self._lease.total_seconds() / 3
+        due = [c for c in self._claims.values() if now - c.renewed_at >= third]
+        for start in range(0, len(due), 500):
+            await self._renew(due[start : start + 500], now)
+
+    async def _renew(self, due: Sequence[_Claim], now: float) -> None:
+        ours, cancelled = await self._store.renew([c.held for c in due], lease=self._lease)
+        for claim in due:
+            job_id = claim.held.job_id
+            if job_id not in ours:
+                self._interrupt(claim.held, Interrupted.LOST)
+            else:
+                claim.renewed_at = now
+                if job_id in cancelled:
+                    self._interrupt(claim.held, Interrupted.CANCELLED)
+
+    def hurry(self, ids: Sequence[UUID]) -> None:
+        """Somebody asked to cancel these: have their next renewal now, whose reply says so for certain."""
+        for job_id in ids:
+            if job_id in self._claims:
+                self._claims[job_id].renewed_at = float("-inf")
+
+    def _interrupt(self, held: Held, why: Interrupted) -> None:
+        # A claim that is no longer here is being settled: the settle finds out by itself.
+        current = self._claims.get(held.job_id)
+        if self.executor is not None and current is not None and current.held == held:
+            self.executor.cancel(held.job_id, why, held.delivery)
+
+    async def write_progress(self) -> None:
+        """Write the newest progress of every job that reported any; once a second."""
+        marks = [(c.held, *c.progress) for c in self._claims.values() if c.progress is not None]
+        for claim in self._claims.values():
+            claim.progress = None
+        for start in range(0, len(marks), 500):
+            await self._store.progress(marks[start : start + 500])
+
+    def take_progress(self, job: ClaimedJob) -> tuple[int, int] | None:
+        """Progress not yet written, for the settle to flush first."""
+        claim = self._claims.get(job.job_id)
+        return claim.progress if claim is not None else None

@@ -1,0 +1,222 @@
+"""One job type's lane: its own channel and consumer, its gate, its jobs in hand.
+
+closed   consume; each token: slot -> claim -> execute -> settle -> acknowledge
+open     consume nothing; what was prefetched and not started goes back, in order
+probing  one leased permit at a time: take tokens until a claim succeeds, and let that run answer
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from dataclasses import dataclass
+from datetime import timedelta
+
+from jobkit.domain.breaker import BreakerRecord, BreakerState
+from jobkit.domain.errors import Unavailable
+from jobkit.ports import Delivery, Dispatcher, Lane
+from worker.breakers import Breaker, Breakers
+from worker.ramp import Ramp
+from worker.runner import Runner
+from worker.slots import Slots
+
+_log = logging.getLogger(__name__)
+
+TURN_SECONDS = 0.25
+# No token stays unacknowledged for as long as the broker's consumer_timeout: one that waits goes back before.
+LONGEST_IN_HAND = 600.0
+UNCONSUMED_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class LaneParts:
+    """What all lanes of a process share."""
+
+    dispatcher: Dispatcher
+    breakers: Breakers
+    runner: Runner
+    slots: Slots
+    probe_lease: timedelta
+
+
+class TypeLane:
+    """Runs from `run` until cancelled; `wake` makes it look at its gate at once."""
+
+    def __init__(self, job_type: str, parts: LaneParts) -> None:
+        self.job_type = job_type
+        self._parts = parts
+        self._slots = parts.slots
+        self._runner = parts.runner
+        self._breaker: Breaker = parts.breakers.of(job_type)
+        self._was_open = False
+        self._ramp = Ramp(parts.slots.per_type)
+        self._prefetch = 0
+        self._lane: Lane | None = None
+        self._inbox: deque[tuple[Delivery, float]] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._woken = asyncio.Event()
+        self._draining = False
+        self._probing = False
+        self._consumed_at = asyncio.get_running_loop().time()
+
+    @property
+    def in_hand(self) -> int:
+        """Tokens prefetched and not started."""
+        return len(self._inbox)
+
+    @property
+    def consuming(self) -> bool:
+        """False when the broker has been without our consumer for longer than a restart of it takes."""
+        return asyncio.get_running_loop().time() - self._consumed_at < UNCONSUMED_SECONDS
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    def on_breaker(self, record: BreakerRecord) -> None:
+        """The breaker moved: stop at once, or go on."""
+        if record.state.holds:
+            self._was_open = True
+        elif self._was_open:
+            self._was_open = False
+            self._ramp.start(asyncio.get_running_loop().time())
+        self.wake()
+
+    async def run(self) -> None:
+        """The lane's loop; raises Unavailable while the broker is away, and may then be run again."""
+        self._lane = await self._parts.dispatcher.open_lane(self.job_type, self._receive)
+        self._prefetch = 0
+        try:
+            while not self._draining:
+                await self._turn(self._lane)
+                self._woken.clear()
+                try:
+                    async with asyncio.timeout(TURN_SECONDS):
+                        await self._woken.wait()
+                except TimeoutError:
+                    pass
+        finally:
+            if not self._draining:
+                await self._close()
+
+    async def drain(self) -> None:
+        """Start nothing more and give back what was not started; what runs goes on."""
+        self._draining = True
+        self.wake()
+        if self._lane is not None:
+            await self._lane.pause()
+            await self._give_back_all(self._lane)
+
+    async def finish(self) -> None:
+        """After `drain`: wait for what runs, then close the channel."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._close()
+
+    async def _close(self) -> None:
+        self._inbox.clear()
+        if self._lane is not None:
+            await self._lane.close()
+
+    # -- one look at the gate
+
+    async def _turn(self, lane: Lane) -> None:
+        if lane.consuming or not self._breaker.admits:
+            self._consumed_at = asyncio.get_running_loop().time()
+        if self._breaker.admits:
+            now = asyncio.get_running_loop().time()
+            wanted = self._ramp.limit(now)
+            if not lane.consuming or wanted != self._prefetch:
+                await lane.consume(wanted)
+                self._prefetch = wanted
+            await self._return_stale(lane, now)
+            self._pump()
+            return
+        if self._prefetch:
+            self._prefetch = 0
+            await lane.pause()
+        await self._give_back_all(lane)
+        if not self._probing:
+            await self._probe(lane)
+
+    async def _give_back_all(self, lane: Lane) -> None:
+        waiting = [delivery for delivery, _ in self._inbox]
+        self._inbox.clear()
+        if waiting:
+            await lane.give_back(waiting)
+
+    async def _return_stale(self, lane: Lane, now: float) -> None:
+        stale = [d for d, since in self._inbox if now - since > LONGEST_IN_HAND]
+        if stale:
+            self._inbox = deque((d, since) for d, since in self._inbox if now - since <= LONGEST_IN_HAND)
+            await lane.give_back(stale)
+
+    # -- tokens
+
+    def _receive(self, delivery: Delivery) -> None:
+        self._inbox.append((delivery, asyncio.get_running_loop().time()))
+        self._pump()
+
+    def _pump(self) -> None:
+        """Start what may start: the gate open, the ramp and the slots allowing it."""
+        lane = self._lane
+        if lane is None or self._draining or not self._breaker.admits:
+            return
+        while self._inbox and self._slots.admits(self.job_type) and len(self._tasks) < max(self._prefetch, 1):
+            if not self._runner.may_start(self.job_type):
+                return
+            delivery, _ = self._inbox.popleft()
+            if delivery.live:
+                self._start(lane, delivery)
+
+    def _start(self, lane: Lane, delivery: Delivery) -> None:
+        self._slots.take(self.job_type)
+        task = asyncio.create_task(self._runner.run(lane, delivery, self._breaker))
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._slots.free(self.job_type)
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("a run of %s failed outside its handler", self.job_type, exc_info=task.exception())
+        self._pump()
+
+    # -- probing
+
+    async def _probe(self, lane: Lane) -> None:
+        """Ask for a permit; with one, let the next claimable job be the probe."""
+        if not self._open_time_over() or not self._slots.admits(self.job_type):
+            return
+        try:
+            generation = await self._parts.breakers.probe_permit(self.job_type, self._parts.probe_lease)
+        except Unavailable as error:
+            _log.debug("no permit for %s: %s", self.job_type, error)
+            return
+        if generation is None:
+            return
+        self._probing = True
+        self._slots.take(self.job_type)
+        task = asyncio.create_task(self._run_probe(lane, generation))
+        self._tasks.add(task)
+        task.add_done_callback(self._probe_ended)
+
+    def _open_time_over(self) -> bool:
+        record = self._breaker.record
+        return record.state is BreakerState.HALF_OPEN or self._parts.breakers.due(record)
+
+    async def _run_probe(self, lane: Lane, generation: int) -> None:
+        code: str | None = None
+        try:
+            while (delivery := await lane.take()) is not None:
+                answer = await self._runner.probe(lane, delivery, generation)
+                if answer.claimed:
+                    code = answer.code
+                    return
+        except Unavailable as error:
+            _log.debug("probe of %s: %s", self.job_type, error)
+        finally:
+            await self._parts.breakers.probed(self.job_type, generation, code)
+
+    def _probe_ended(self, task: asyncio.Task[None]) -> None:
+        self._probing = False
+        self._ended(task)

@@ -1,0 +1,96 @@
+"""All lanes of a process: one for every job type that it serves, opened as types appear."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+from jobkit.domain.breaker import BreakerRecord
+from jobkit.domain.errors import Unavailable
+from jobkit.ports import TypeCatalog
+from jobkit.runtime.lifecycle import Loops
+from worker.lane import LaneParts, TypeLane
+from worker.registry import Registry
+
+_log = logging.getLogger(__name__)
+
+LEARN_SECONDS = 2.0
+
+
+class Lanes:
+    """Keeps a lane running for every type of the catalog that has a handler here."""
+
+    def __init__(self, registry: Registry, catalog: TypeCatalog, parts: LaneParts, max_types: int) -> None:
+        self._registry = registry
+        self._catalog = catalog
+        self._parts = parts
+        self._max_types = max_types
+        self._lanes: dict[str, TypeLane] = {}
+        self._loops = Loops()
+        self._announced = False
+
+    def start(self) -> None:
+        self._loops.every(LEARN_SECONDS, "lanes-learn", self.learn)
+
+    @property
+    def serves(self) -> list[str]:
+        """What to tell the fleet: job types, and "*" for all."""
+        return [*self._registry.job_types, *(["*"] if self._registry.fallback else [])]
+
+    @property
+    def unconsumed(self) -> list[str]:
+        """Types whose consumer the broker does not have, although we want one."""
+        return sorted(name for name, lane in self._lanes.items() if not lane.consuming)
+
+    @property
+    def in_hand(self) -> Mapping[str, int]:
+        return {name: lane.in_hand for name, lane in self._lanes.items()}
+
+    async def learn(self) -> None:
+        """Read the catalog and open lanes for types that are new."""
+        if not self._announced:
+            await self._catalog.ensure(self._registry.job_types, self._max_types)
+            self._announced = True
+        fresh = [
+            name
+            for name in await self._catalog.all()
+            if name not in self._lanes and self._registry.find(name) is not None
+        ]
+        if fresh:
+            for name in fresh:
+                self._parts.breakers.of(name)
+            # Not before its breaker is known: a held type must not start with a burst.
+            await self._parts.breakers.refresh(fresh)
+        for name in fresh:
+            lane = self._lanes[name] = TypeLane(name, self._parts)
+            self._loops.spawn(f"lane-{name}", lane.run)
+
+    def hurry(self) -> None:
+        """A type may be new: look now."""
+        self._loops.once("lanes-hurry", self._learn_quietly)
+
+    async def _learn_quietly(self) -> None:
+        try:
+            await self.learn()
+        except Unavailable as error:
+            _log.debug("new types wait for the database: %s", error)
+
+    def on_breaker(self, name: str, record: BreakerRecord) -> None:
+        lane = self._lanes.get(name)
+        if lane is not None:
+            lane.on_breaker(record)
+
+    def wake(self, job_type: str) -> None:
+        lane = self._lanes.get(job_type)
+        if lane is not None:
+            lane.wake()
+
+    async def drain(self) -> None:
+        """Stop consuming everywhere; what was not started goes back."""
+        await asyncio.gather(*(lane.drain() for lane in self._lanes.values()), return_exceptions=True)
+
+    async def finish(self) -> None:
+        """After `drain`: wait for what runs, then close channels and loops."""
+        await asyncio.gather(*(lane.finish() for lane in self._lanes.values()), return_exceptions=True)
+        await self._loops.stop()

@@ -1,0 +1,177 @@
+"""One token from hand to acknowledgement: claim -> execute -> settle -> ack. Nothing is acknowledged before the
+job's outcome is recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from jobkit.domain.errors import Unavailable
+from jobkit.domain.job import ClaimedJob
+from jobkit.domain.outcome import Deferred, Failed, Interrupted, Outcome, Succeeded
+from jobkit.domain.retry import Release, RetryPolicy, decide_next, rung_at_least
+from jobkit.ports import Delivery, Dispatch, Lane, Miss
+from jobkit.runtime.publisher import Publisher
+from worker.breakers import Breaker, Breakers
+from worker.claimer import Claimer
+from worker.claims import Claims
+from worker.executor import Executor
+from worker.registry import Registry
+from worker.settler import Settler
+from worker.watch import Watch
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeAnswer:
+    """What a probed token came to. `code`: "" for a success, a counted error code, None when it says nothing."""
+
+    claimed: bool
+    code: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerParts:
+    """The worker's organs, shared by all lanes."""
+
+    claimer: Claimer
+    claims: Claims
+    executor: Executor
+    settler: Settler
+    publisher: Publisher
+    breakers: Breakers
+    registry: Registry
+    policy: RetryPolicy
+    watch: Watch
+    max_retry_after: timedelta
+
+
+class Runner:
+    """Runs tokens; the lanes decide when."""
+
+    def __init__(self, parts: RunnerParts) -> None:
+        self._parts = parts
+
+    def may_start(self, job_type: str) -> bool:
+        """Strays (handlers that ignored their deadline) keep their slots."""
+        parts = self._parts
+        return parts.executor.strays.get(job_type, 0) < parts.watch.concurrency
+
+    async def run(self, lane: Lane, delivery: Delivery, breaker: Breaker) -> None:
+        """A token of a closed breaker."""
+        job = await self._claim(lane, delivery)
+        if job is None:
+            return
+        generation = breaker.generation
+        if not breaker.admits:
+            # It opened while we claimed: back to its place, unburned.
+            await self._settle(lane, delivery, job, Interrupted.DRAINED, 0.0)
+            return
+        outcome, took = await self._execute(job)
+        code = evidence_of(outcome)
+        if code is not None:
+            self._parts.breakers.report(job.job_type, job.job_id, code, generation)
+        if isinstance(outcome, Deferred) and outcome.wide:
+            await self._open(job.job_type, outcome.after, generation)
+        await self._settle(lane, delivery, job, outcome, took)
+
+    async def probe(self, lane: Lane, delivery: Delivery, generation: int) -> ProbeAnswer:
+        """A token as the probe of a half-open breaker. A counted failure is refunded."""
+        job = await self._claim(lane, delivery)
+        if job is None:
+            return ProbeAnswer(claimed=False)
+        outcome, took = await self._execute(job)
+        await self._settle(lane, delivery, job, outcome, took, probe=True)
+        return ProbeAnswer(claimed=True, code=evidence_of(outcome))
+
+    async def _open(self, job_type: str, after: timedelta, generation: int) -> None:
+        try:
+            capped = min(after, self._parts.max_retry_after)
+            await self._parts.breakers.open_until(job_type, capped, generation)
+        except Unavailable as error:
+            _log.warning("the breaker of %s could not be opened: %s", job_type, error)
+
+    async def _claim(self, lane: Lane, delivery: Delivery) -> ClaimedJob | None:
+        token = delivery.token
+        if token is None:
+            await lane.quarantine(delivery)
+            return None
+        try:
+            claimed = await self._parts.claimer.claim(token.job_id)
+        except Unavailable:
+            # The database is away: keep the token for a moment, then put it back where it was.
+            await asyncio.sleep(random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+            await lane.give_back([delivery])
+            return None
+        if isinstance(claimed, ClaimedJob):
+            self._parts.claims.add(claimed)
+            return claimed
+        await self._missed(lane, delivery, claimed)
+        return None
+
+    async def _missed(self, lane: Lane, delivery: Delivery, miss: Miss) -> None:
+        """No claim to be had. Only a redelivered token may be the job's last: it waits until the other claim's
+        lease, or the job's backoff, is over. Any other is a surplus, and dropped."""
+        token = delivery.token
+        if token is not None and miss.retry_in is not None and delivery.redelivered:
+            await self._parts.publisher.publish([Dispatch(token, rung_at_least(miss.retry_in))])
+        await lane.ack([delivery])
+
+    async def _execute(self, job: ClaimedJob) -> tuple[Outcome, float]:
+        started = time.monotonic()
+        with self._parts.watch.attempt(job) as tell:
+            outcome = await self._parts.executor.run(job)
+            tell(outcome)
+        return outcome, time.monotonic() - started
+
+    async def _settle(
+        self,
+        lane: Lane,
+        delivery: Delivery,
+        job: ClaimedJob,
+        outcome: Outcome,
+        took: float,
+        *,
+        probe: bool = False,
+    ) -> None:
+        parts = self._parts
+        if isinstance(outcome, Deferred):
+            outcome = replace(outcome, after=min(outcome.after, parts.max_retry_after))
+        handler = parts.registry.find(job.job_type)
+        policy = parts.policy
+        if handler is not None and handler.max_attempts is not None:
+            policy = replace(policy, max_attempts=handler.max_attempts)
+        decision = decide_next(outcome, job, policy, random.random(), probe=probe)  # noqa: S311 - jitter
+        try:
+            await self._flush_progress(job)
+            stands = await parts.settler.settle(job, decision, timedelta(seconds=took))
+        finally:
+            parts.claims.remove(job)
+        if isinstance(decision, Release):
+            await lane.give_back([delivery])
+        else:
+            await lane.ack([delivery])
+        if stands:
+            parts.watch.settled(job, outcome, decision)
+
+    async def _flush_progress(self, job: ClaimedJob) -> None:
+        """The last progress before the end: a short job's only one."""
+        if self._parts.claims.take_progress(job) is not None:
+            try:
+                await self._parts.claims.write_progress()
+            except Unavailable as error:
+                _log.debug("progress of %s was not written: %s", job.job_id, error)
+
+
+def evidence_of(outcome: Outcome) -> str | None:
+    """What an outcome says about the dependency: "" good, a code bad, None nothing."""
+    if isinstance(outcome, Succeeded):
+        return ""
+    if isinstance(outcome, Failed) and outcome.counts:
+        return outcome.error.code
+    return None

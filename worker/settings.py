@@ -1,0 +1,96 @@
+"""The worker's settings."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from jobkit.domain.breaker import BreakerPolicy
+from jobkit.domain.retry import RetryPolicy
+from jobkit.runtime.settings import Count, Flag, Port, Seconds, Settings
+
+Names = Annotated[
+    tuple[str, ...],
+    BeforeValidator(
+        lambda value: (
+            tuple(part.strip() for part in value.split(",") if part.strip())
+            if isinstance(value, str)
+            else value
+        )
+    ),
+]
+
+
+class WorkerSettings(Settings):
+    """What a worker reads from its environment."""
+
+    grpc_port: Port = Field(50053, alias="WORKER_GRPC_PORT")
+    http_port: Port = Field(3001, alias="WORKER_HTTP_PORT")
+    name: str = Field("", alias="WORKER_NAME", max_length=64)
+    handlers: Names = Field((), alias="WORKER_HANDLERS")
+    concurrency: Count = Field(16, alias="WORKER_CONCURRENCY")
+    max_concurrency: Count = Field(256, alias="WORKER_MAX_CONCURRENCY")
+    attempt_timeout: Seconds = Field(30, alias="ATTEMPT_TIMEOUT")
+    shutdown_grace: float = Field(30, alias="SHUTDOWN_GRACE", ge=0, le=3600)
+    job_lease: float = Field(15, alias="JOB_LEASE", ge=1, le=3600)
+    max_job_types: Count = Field(1000, alias="MAX_JOB_TYPES")
+
+    failure_threshold: Count = Field(5, alias="FAILURE_THRESHOLD")
+    failure_rate: float = Field(0.5, alias="FAILURE_RATE", gt=0, le=1)
+    failure_sample: int = Field(50, alias="FAILURE_SAMPLE", ge=1, le=1000)
+    failure_window: Seconds = Field(60, alias="FAILURE_WINDOW")
+    cooldown: Seconds = Field(60, alias="COOLDOWN_PERIOD")
+    max_cooldown: Seconds = Field(600, alias="MAX_COOLDOWN")
+    success_threshold: int = Field(1, alias="SUCCESS_THRESHOLD", ge=1, le=100)
+    max_retry_after: Seconds = Field(3600, alias="MAX_RETRY_AFTER")
+
+    max_retries: int = Field(3, alias="MAX_RETRIES", ge=0, le=99)
+    retry_delay_ms: int = Field(5000, alias="RETRY_DELAY_MS", ge=1, le=86_400_000)
+    max_retry_delay_ms: int = Field(30_000, alias="MAX_RETRY_DELAY_MS", ge=1, le=86_400_000)
+    retry_permanent: Flag = Field(False, alias="RETRY_PERMANENT")
+
+    simulate: Flag = Field(False, alias="SIMULATE")
+    simulated_failure_rate: float = Field(0, alias="SIMULATED_FAILURE_RATE", ge=0, le=1)
+    simulated_seed: int | None = Field(None, alias="SIMULATED_SEED")
+
+    smtp_host: str | None = Field(None, alias="SMTP_HOST")
+    smtp_port: Annotated[int, Field(ge=1, le=65535)] = Field(587, alias="SMTP_PORT")
+    smtp_username: str | None = Field(None, alias="SMTP_USERNAME")
+    smtp_password: str | None = Field(None, alias="SMTP_PASSWORD", repr=False)
+    smtp_security: Literal["starttls", "tls", "none"] = Field("starttls", alias="SMTP_SECURITY")
+    smtp_from: str = Field("selfheal@localhost", alias="SMTP_FROM")
+    webhook_secret: str | None = Field(None, alias="WEBHOOK_SECRET", repr=False)
+    webhook_allow: Names = Field((), alias="WEBHOOK_ALLOW")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.simulate and self.env == "production":
+            raise ValueError("SIMULATE: production runs real handlers only")
+        if self.max_cooldown < self.cooldown:
+            raise ValueError("MAX_COOLDOWN: must not be below COOLDOWN_PERIOD")
+        if self.max_retry_delay_ms < self.retry_delay_ms:
+            raise ValueError("MAX_RETRY_DELAY_MS: must not be below RETRY_DELAY_MS")
+        return self
+
+    @property
+    def breaker_policy(self) -> BreakerPolicy:
+        return BreakerPolicy(
+            failure_threshold=self.failure_threshold,
+            failure_rate=self.failure_rate,
+            failure_sample=self.failure_sample,
+            failure_window=round(self.failure_window * 1000),
+            cooldown=round(self.cooldown * 1000),
+            max_cooldown=round(self.max_cooldown * 1000),
+            success_threshold=self.success_threshold,
+        )
+
+    @property
+    def retry_policy(self) -> RetryPolicy:
+        return RetryPolicy(
+            max_attempts=self.max_retries + 1,
+            base_delay=timedelta(milliseconds=self.retry_delay_ms),
+            max_delay=timedelta(milliseconds=self.max_retry_delay_ms),
+            retry_permanent=self.retry_permanent,
+        )

@@ -1,0 +1,74 @@
+"""Settling: what an outcome means for the row, and then for the token.
+
+An outcome that cannot be recorded is kept, and tried until it can: its token stays unacknowledged and its slot
+taken, so that nothing runs twice because of the wait alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from datetime import timedelta
+
+from jobkit.domain.errors import Unavailable
+from jobkit.domain.job import HISTORY_LIMIT, Attempt, ClaimedJob, JobError, Token
+from jobkit.domain.retry import Decision, Isolate, Release, Retry, ladder_step
+from jobkit.ports import Dispatch, Held, Settlement, WorkStore
+from jobkit.runtime.batcher import Batcher
+from jobkit.runtime.publisher import Publisher
+
+_log = logging.getLogger(__name__)
+
+MAX_WAIT = 2.0
+
+
+class Settler:
+    """Applies decisions in batches shared by all lanes."""
+
+    def __init__(self, store: WorkStore, publisher: Publisher, worker_id: str) -> None:
+        self._store = store
+        self._publisher = publisher
+        self._worker_id = worker_id
+        self._batches: Batcher[Settlement, bool] = Batcher(self._settle, max_items=200, lanes=2)
+
+    async def settle(self, job: ClaimedJob, decision: Decision, took: timedelta) -> bool:
+        """Record `decision`; True once it stands, False when the claim was lost and nothing was written."""
+        step = ladder_step(decision.delay) if isinstance(decision, Retry) else None
+        if isinstance(decision, Retry) and step is not None:
+            decision = Retry(timedelta(milliseconds=step), decision.error, decision.counted)
+        # Who answers for the token: this session when it goes back through the broker; nobody, hence the
+        # overdue reconciler, for a wait that is too long for it.
+        session = self._publisher.session if step is not None or isinstance(decision, Release) else None
+        error = decision.error if isinstance(decision, Retry | Isolate) else None
+        done = await self._batches.do(
+            Settlement(Held(job.job_id, job.delivery), decision, self._history(job, error, took), session)
+        )
+        if done and step is not None:
+            await self._publisher.publish([Dispatch(next_token(job, decision), step)])
+        return done
+
+    def _history(self, job: ClaimedJob, error: JobError | None, took: timedelta) -> tuple[Attempt, ...]:
+        if error is None:
+            return job.history
+        run = Attempt(job.delivery, self._worker_id, job.start_time, job.start_time + took, error)
+        return (*job.history, run)[-HISTORY_LIMIT:]
+
+    async def _settle(self, batch: Sequence[Settlement]) -> Sequence[bool | Exception]:
+        wait = 0.05
+        while True:
+            try:
+                return await self._store.settle(batch)
+            except Unavailable as error:
+                _log.warning("%d outcomes wait for the database: %s", len(batch), error)
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, MAX_WAIT)
+
+    async def drain(self) -> None:
+        await self._batches.drain()
+
+
+def next_token(job: ClaimedJob, decision: Decision) -> Token:
+    """The token of the run that follows."""
+    counted = isinstance(decision, Retry) and decision.counted
+    return Token(job.job_id, job.job_type, job.attempts + (2 if counted else 1), job.trace)

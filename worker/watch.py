@@ -1,0 +1,115 @@
+"""What the worker tells the world about its work: metrics, spans, and who waits for an end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from uuid import UUID
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from jobkit.domain.job import ClaimedJob
+from jobkit.domain.outcome import Deferred, Failed, Interrupted, Outcome, Succeeded
+from jobkit.domain.retry import Cancel, Complete, Decision, Isolate, Retry
+from jobkit.runtime.tracing import Tracing
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+# A watch lapses by itself: the waiter's jobapi repeats it while it waits.
+WATCH_SECONDS = 60.0
+
+
+class Watch:
+    """Observes attempts and settles. `hurry` gets the ids of ended jobs that somebody waits for."""
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        tracing: Tracing,
+        hurry: Callable[[UUID], None],
+        concurrency: int,
+    ) -> None:
+        self.concurrency = concurrency
+        self._tracing = tracing
+        self._hurry = hurry
+        self._watched: dict[UUID, float] = {}
+        self._finished = Counter(
+            "selfheal_jobs_finished_total", "Jobs that ended.", ["job_type", "outcome"], registry=registry
+        )
+        self._attempts = Counter(
+            "selfheal_job_attempts_total",
+            "Runs of handlers.",
+            ["job_type", "outcome", "error_code"],
+            registry=registry,
+        )
+        self._duration = Histogram(
+            "selfheal_job_duration_seconds",
+            "How long handlers ran.",
+            ["job_type"],
+            registry=registry,
+            buckets=SECONDS,
+        )
+        self._queued = Histogram(
+            "selfheal_job_queue_seconds",
+            "From submit to start of the first run.",
+            ["job_type"],
+            registry=registry,
+            buckets=SECONDS,
+        )
+        self._running = Gauge(
+            "selfheal_jobs_running", "Attempts running now.", ["job_type"], registry=registry
+        )
+
+    @contextmanager
+    def attempt(self, job: ClaimedJob) -> Iterator[Callable[[Outcome], None]]:
+        """Around one run; what it yields is told the outcome."""
+        if job.delivery == 1:
+            self._queued.labels(job.job_type).observe(
+                max((job.start_time - job.create_time).total_seconds(), 0)
+            )
+        running = self._running.labels(job.job_type)
+        running.inc()
+        started = time.perf_counter()
+        told: list[Outcome] = []
+        try:
+            with self._tracing.process(job) as end:
+                yield told.append
+                if told:
+                    end(told[0])
+        finally:
+            running.dec()
+            self._duration.labels(job.job_type).observe(time.perf_counter() - started)
+            if told:
+                outcome, code = _labels(told[0])
+                self._attempts.labels(job.job_type, outcome, code).inc()
+
+    def settled(self, job: ClaimedJob, outcome: Outcome, decision: Decision) -> None:
+        """The decision stands in the database."""
+        if isinstance(decision, Retry):
+            return
+        ends = {Complete: "succeeded", Isolate: "quarantined", Cancel: "cancelled"}
+        end = ends.get(type(decision))
+        if end is not None:
+            self._finished.labels(job.job_type, end).inc()
+            if self._watched.pop(job.job_id, None) is not None:
+                self._hurry(job.job_id)
+
+    def watched(self, ids: Sequence[UUID]) -> None:
+        """Somebody waits for these."""
+        now = time.monotonic()
+        if len(self._watched) > 100_000:
+            self._watched = {i: until for i, until in self._watched.items() if until > now}
+        for job_id in ids:
+            self._watched[job_id] = now + WATCH_SECONDS
+
+
+def _labels(outcome: Outcome) -> tuple[str, str]:
+    match outcome:
+        case Succeeded():
+            return "succeeded", ""
+        case Failed(error):
+            return "failed", error.code
+        case Deferred():
+            return "deferred", ""
+        case Interrupted():
+            return outcome.value.lower(), ""
