@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from datetime import timedelta
+from uuid import UUID
 
 from jobkit.domain.errors import Exhausted
 from jobkit.ports import Presence, Signals, TypeCatalog, TypeInfo
 
 REFRESH_SECONDS = 1.0
 TYPES = "types"
+# The channel says that there is something new; what, is in the catalog.
+NEWS = UUID(int=0)
 # A worker beats once a second: after this it is gone.
 WORKER_SILENCE = timedelta(seconds=10)
 
@@ -56,7 +59,7 @@ class Types:
         for name in unseen:
             if name not in unfit:
                 self._known[name] = TypeInfo(name)
-        await self._signals.send(TYPES, [])
+        await self._signals.send(TYPES, [NEWS])
         return dict.fromkeys(unfit, self._limit)
 
     def mark(self, job_type: str) -> int:

@@ -15,7 +15,7 @@ finish() {
     fi
     if [[ $status -ne 0 ]]; then
         echo "---- the system's log ----" >&2
-        tail -n 60 "$work/log" >&2 || true
+        tail -n 200 "$work/log" >&2 || true
     fi
     rm -rf "$work"
     exit "$status"

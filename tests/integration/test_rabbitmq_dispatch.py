@@ -20,7 +20,7 @@ from jobkit.domain.job import Token, TraceContext
 from jobkit.domain.retry import LADDER
 from jobkit.ports import Dispatch
 from tests.conftest import RabbitVhost
-from tests.contract.dispatcher_contract import TYPE, Inbox, dispatches, tokens, until
+from tests.contract.inbox import TYPE, Inbox, dispatches, tokens, until
 
 TRACE = TraceContext("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "vendor=1", "user=1")
 

@@ -71,6 +71,8 @@ class Publisher:
 
     async def _chunk(self, bulk: BulkPublisher, messages: Sequence[Outgoing]) -> list[Answer]:
         async with self._room:
+            if bulk is not self._bulk or not self._link.up:  # given up while we waited for room
+                return [Answer.UNKNOWN] * len(messages)
             answers = await bulk.publish(messages, self._timeout)
         if Answer.UNKNOWN in answers:
             self._suspect()

@@ -160,7 +160,8 @@ class _OneWrite:
             try:
                 await channel.write_queue.put(ChannelFrame(payload=payload, should_close=False))
             except BaseException:
-                batch.future.cancel()  # nothing was sent: the tags are free again
+                self._forget(batch)  # nothing was sent: the tags are free again
+                batch.future.cancel()
                 raise
             channel.delivery_tag = batch.last
         return batch
@@ -174,6 +175,8 @@ class _OneWrite:
         batch.future.add_done_callback(lambda _: self._forget(batch))
 
     def _forget(self, batch: _Batch) -> None:
+        if batch not in self._batches:
+            return
         channel = self._channel
         for tag, message_id in enumerate(batch.ids, batch.first):
             channel.message_id_delivery_tag.pop(message_id, None)
