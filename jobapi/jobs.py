@@ -13,6 +13,7 @@ from jobkit.domain.errors import FieldViolation, InvalidJob, NotFound
 from jobkit.domain.filter import JobFilter, PageToken
 from jobkit.domain.job import Job, NewJob
 from jobkit.domain.submit import Submit, check_submit
+from jobkit.host.channels import CANCELS, ENDED
 from jobkit.host.world import World, new_id
 from jobkit.ports import Accepted, Dispatch
 from jobkit.runtime.publisher import Publisher
@@ -22,8 +23,6 @@ MAX_PAGE = 1_000
 DEFAULT_PAGE = 50
 DEFAULT_WAIT = timedelta(seconds=30)
 MAX_WAIT = timedelta(seconds=300)
-CANCELS = "cancels"
-ENDED = "ended"
 
 
 class Jobs:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from datetime import timedelta
-from uuid import UUID
 
 from jobkit.domain.errors import Exhausted
+from jobkit.host.channels import NEWS, TYPES
 from jobkit.ports import Presence, Signals, TypeCatalog, TypeInfo
 
 REFRESH_SECONDS = 1.0
-TYPES = "types"
-# The channel says that there is something new; what, is in the catalog.
-NEWS = UUID(int=0)
 # A worker beats once a second: after this it is gone.
 WORKER_SILENCE = timedelta(seconds=10)
 

@@ -12,11 +12,10 @@ from uuid import UUID
 
 from jobkit.domain.errors import NotFound, Unavailable
 from jobkit.domain.job import Job
+from jobkit.host.channels import ENDED, WATCHES
 from jobkit.ports import JobReader, Signals
 from jobkit.runtime.lifecycle import Loops
 
-WATCHES = "watches"
-ENDED = "ended"
 FIRST_LOOK = 0.05
 SLOWEST_LOOK = 1.0
 # Workers forget a watch after a minute: it is repeated before.

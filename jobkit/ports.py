@@ -4,7 +4,7 @@ same contract tests. Every method may raise `errors.Unavailable` where its world
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
@@ -24,6 +24,10 @@ class Dispatch:
 
     token: Token
     delay: int = 0
+
+
+Undecodable = tuple[bytes, Mapping[str, str]]
+"""A message that is no token: its body and its headers."""
 
 
 class Delivery(Protocol):
@@ -99,8 +103,9 @@ class Dispatcher(Protocol):
     async def depth(self, job_type: str) -> int:
         """Tokens ready in the type's queue; 0 when there is no such queue."""
 
-    async def drop_intake(self, limit: int) -> list[tuple[bytes, Mapping[str, str]]]:
-        """Take up to `limit` undecodable messages (body, headers) out of the intake for good."""
+    async def drain_intake(self, limit: int, keep: Callable[[Sequence[Undecodable]], Awaitable[None]]) -> int:
+        """Hand up to `limit` undecodable messages to `keep`, and take them out of the intake once it returns;
+        they stay there when it raises. Returns how many."""
 
     async def close(self) -> None:
         """Close connections in order. Safe to repeat."""
@@ -372,5 +377,5 @@ class Recovery(Protocol):
     async def count_waiting(self) -> dict[tuple[str, str], int]:
         """Rows that wait or run or are quarantined, by (type, state); held ones count as "HELD"."""
 
-    async def file_undecodable(self, messages: Sequence[tuple[bytes, Mapping[str, str]]]) -> None:
+    async def file_undecodable(self, messages: Sequence[Undecodable]) -> None:
         """Keep messages that no worker could decode, for a person."""

@@ -4,7 +4,7 @@ second."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -12,9 +12,9 @@ from uuid import UUID
 from jobkit.domain.job import ClaimedJob
 from jobkit.domain.outcome import Interrupted
 from jobkit.ports import Held, WorkStore
-from worker.executor import Executor
 
-CANCELS = "cancels"
+Interrupt = Callable[[UUID, Interrupted, int], None]
+"""Told (job id, why, delivery) when a claim was cancelled or lost."""
 
 
 @dataclass(slots=True)
@@ -25,13 +25,13 @@ class _Claim:
 
 
 class Claims:
-    """Live claims by job id. `executor` is told when one was cancelled or lost."""
+    """Live claims by job id."""
 
-    def __init__(self, store: WorkStore, lease: timedelta) -> None:
+    def __init__(self, store: WorkStore, lease: timedelta, interrupt: Interrupt) -> None:
         self._store = store
         self._lease = lease
         self._claims: dict[UUID, _Claim] = {}
-        self.executor: Executor | None = None
+        self._interrupt_run = interrupt
 
     def __len__(self) -> int:
         return len(self._claims)
@@ -70,17 +70,18 @@ class Claims:
                 if job_id in cancelled:
                     self._interrupt(claim.held, Interrupted.CANCELLED)
 
-    def hurry(self, ids: Sequence[UUID]) -> None:
-        """Somebody asked to cancel these: have their next renewal now, whose reply says so for certain."""
-        for job_id in ids:
-            if job_id in self._claims:
-                self._claims[job_id].renewed_at = float("-inf")
+    def hurry(self, ids: Sequence[UUID]) -> bool:
+        """Make the renewal of these due; True when any of them is ours."""
+        ours = [self._claims[job_id] for job_id in ids if job_id in self._claims]
+        for claim in ours:
+            claim.renewed_at = float("-inf")
+        return bool(ours)
 
     def _interrupt(self, held: Held, why: Interrupted) -> None:
         # A claim that is no longer here is being settled: the settle finds out by itself.
         current = self._claims.get(held.job_id)
-        if self.executor is not None and current is not None and current.held == held:
-            self.executor.cancel(held.job_id, why, held.delivery)
+        if current is not None and current.held == held:
+            self._interrupt_run(held.job_id, why, held.delivery)
 
     async def write_progress(self) -> None:
         """Write the newest progress of every job that reported any; once a second."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,18 +21,19 @@ WATCH_SECONDS = 60.0
 
 
 class Watch:
-    """Observes attempts and settles. `hurry` gets the ids of ended jobs that somebody waits for."""
+    """Observes attempts and settles. `tell_ended` gets the ids of ended jobs that somebody waits for."""
 
     def __init__(
         self,
         registry: CollectorRegistry,
         tracing: Tracing,
-        hurry: Callable[[UUID], None],
+        tell_ended: Callable[[Sequence[UUID]], None],
         concurrency: int,
     ) -> None:
         self.concurrency = concurrency
         self._tracing = tracing
-        self._hurry = hurry
+        self._tell_ended = tell_ended
+        self._ended: list[UUID] = []
         self._watched: dict[UUID, float] = {}
         self._finished = Counter(
             "selfheal_jobs_finished_total", "Jobs that ended.", ["job_type", "outcome"], registry=registry
@@ -92,7 +94,14 @@ class Watch:
         if end is not None:
             self._finished.labels(job.job_type, end).inc()
             if self._watched.pop(job.job_id, None) is not None:
-                self._hurry(job.job_id)
+                self._ended.append(job.job_id)
+                if len(self._ended) == 1:
+                    # The rest of the settle batch ends in this same turn of the loop: one message for all.
+                    asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        ended, self._ended = self._ended, []
+        self._tell_ended(ended)
 
     def watched(self, ids: Sequence[UUID]) -> None:
         """Somebody waits for these."""

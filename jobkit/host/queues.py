@@ -12,6 +12,7 @@ from uuid import UUID
 
 from aiohttp import web
 
+from jobkit.adapters.rabbitmq.names import MAIN, QUARANTINE
 from jobkit.domain.errors import NotFound, Precondition
 from jobkit.domain.filter import JobFilter, PageToken
 from jobkit.domain.job import Job, JobState, QuarantineReason
@@ -21,8 +22,6 @@ from jobkit.ports import Dispatch
 from jobkit.rpc.shim import ShimError, json_response
 from jobkit.runtime.publisher import Publisher
 
-ALL = "jobs.main"
-QUARANTINE = "jobs.quarantine"
 LIMIT = 100
 MAX_LIMIT = 1_000
 FOR_A_PERSON = (
@@ -41,9 +40,9 @@ class Queues:
 
     async def job_type(self, name: str) -> str | None:
         """The type that `name` stands for, None for all. Raises NotFound."""
-        if name in (ALL, QUARANTINE):
+        if name in (MAIN, QUARANTINE):
             return None
-        wanted = name.removeprefix(f"{ALL}.")
+        wanted = name.removeprefix(f"{MAIN}.")
         if wanted not in await self._world.types.all():
             raise NotFound("queue", name)
         return wanted

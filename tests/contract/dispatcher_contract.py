@@ -348,32 +348,3 @@ class DispatcherContract:
         assert lane.consuming
         await dispatcher.publish(dispatches(tokens(1)))
         await inbox.wait(1)
-
-    # -- the intake
-
-    async def test_a_quarantined_message_leaves_its_queue_for_the_intake(
-        self, dispatcher: Dispatcher
-    ) -> None:
-        (token,) = tokens(1)
-        lane = await dispatcher.open_lane(TYPE, Inbox())
-        await dispatcher.publish(dispatches([token]))
-        delivery = await lane.take()
-        assert delivery is not None
-        await lane.quarantine(delivery)
-        await lane.close()
-        await self.depth_is(dispatcher, 0)
-        ((body, headers),) = await dispatcher.drop_intake(10)
-        assert body
-        assert headers["x-job-id"] == str(token.job_id)
-        assert headers["x-job-type"] == TYPE
-        assert await dispatcher.drop_intake(10) == []
-
-    async def test_the_intake_is_dropped_in_portions(self, dispatcher: Dispatcher) -> None:
-        lane = await dispatcher.open_lane(TYPE, Inbox())
-        await dispatcher.publish(dispatches(tokens(3)))
-        for _ in range(3):
-            delivery = await lane.take()
-            assert delivery is not None
-            await lane.quarantine(delivery)
-        assert len(await dispatcher.drop_intake(2)) == 2
-        assert len(await dispatcher.drop_intake(2)) == 1

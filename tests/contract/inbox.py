@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import pytest
 
 from jobkit.domain.job import Token
-from jobkit.ports import Delivery, Dispatch
+from jobkit.ports import Delivery, Dispatch, Dispatcher, Undecodable
 
 TYPE = "email"
 PATIENCE = 10.0
@@ -63,3 +63,14 @@ class Inbox:
         """Nothing more arrives; 0.1 s is long for what would come at once."""
         await asyncio.sleep(0.1)
         assert len(self.deliveries) == count
+
+
+async def drained(dispatcher: Dispatcher, limit: int) -> list[Undecodable]:
+    """Take messages out of the intake."""
+    kept: list[Undecodable] = []
+
+    async def keep(messages: Sequence[Undecodable]) -> None:
+        kept.extend(messages)
+
+    assert await dispatcher.drain_intake(limit, keep) == len(kept)
+    return kept

@@ -74,7 +74,9 @@ class Store:
         at = await self.database.now() if now is None else now
         return await self.intake.insert(batch, session=session, now=at, marks=marks)
 
-    async def submit(self, job_type: str = "email", *, session: UUID | None = SESSION, **changes: Any) -> UUID:
+    async def submit(
+        self, job_type: str = "email", *, session: UUID | None = SESSION, **changes: Any
+    ) -> UUID:
         job = new_job(job_type, **changes)
         assert await self.insert([job], session=session) == [Accepted(job.job_id, existed=False)]
         return job.job_id

@@ -10,9 +10,10 @@ from jobkit.adapters.embedded.dispatcher import EmbeddedDispatcher
 from jobkit.adapters.rabbitmq.dispatcher import RabbitDispatcher
 from jobkit.ports import Dispatcher
 from tests.contract.dispatcher_contract import DispatcherContract
+from tests.contract.intake_contract import IntakeContract
 
 
-class TestEmbeddedDispatcher(DispatcherContract):
+class TestEmbeddedDispatcher(DispatcherContract, IntakeContract):
     @pytest.fixture
     async def fresh(self) -> AsyncIterator[Dispatcher]:
         dispatcher = EmbeddedDispatcher()
@@ -26,7 +27,7 @@ class TestEmbeddedDispatcher(DispatcherContract):
         return fresh
 
 
-class TestRabbitDispatcher(DispatcherContract):
+class TestRabbitDispatcher(DispatcherContract, IntakeContract):
     @pytest.fixture
     async def fresh(self, rabbitmq_url: str) -> AsyncIterator[Dispatcher]:
         dispatcher = RabbitDispatcher(rabbitmq_url, name="contract test")

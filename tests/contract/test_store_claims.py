@@ -208,5 +208,3 @@ class TestSqliteClaims(OnSqlite, ClaimContract, RenewContract, ProgressContract)
 
 class TestPostgresClaims(OnPostgres, ClaimContract, RenewContract, ProgressContract):
     pass
-
-

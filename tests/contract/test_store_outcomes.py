@@ -142,7 +142,8 @@ class SettleContract(StoreContract):
     async def test_two_outcomes_of_one_run_in_a_batch_are_one(self, store: Store) -> None:
         job_id = await store.running()
         batch = [
-            Settlement(Held(job_id, 1), decision, (), SESSION) for decision in (SUCCESS, Release(), FAILURES[0])
+            Settlement(Held(job_id, 1), decision, (), SESSION)
+            for decision in (SUCCESS, Release(), FAILURES[0])
         ]
         assert await store.work.settle(batch) == [True, True, True]
         job = await store.get(job_id)
@@ -182,7 +183,9 @@ class SettleContract(StoreContract):
     async def test_an_outcome_that_cannot_be_stored_isolates_its_job_alone(self, store: Store) -> None:
         ids = [await store.running() for _ in range(4)]
         batch = [Settlement(Held(i, 1), SUCCESS, (), SESSION) for i in ids]
-        far = Retry(timedelta(days=999_999_999), TIMED_OUT)  # more milliseconds than the column holds, with `now`
+        far = Retry(
+            timedelta(days=999_999_999), TIMED_OUT
+        )  # more milliseconds than the column holds, with `now`
         wrong = JobError("API_TIMEOUT", "no answer", retryable=True)
         endless = Attempt(2**70, "w1", AT, AT, wrong)  # and this one cannot be packed
         batch[2] = Settlement(Held(ids[2], 1), far, (endless,), SESSION)

@@ -20,7 +20,7 @@ from jobkit.domain.job import Token, TraceContext
 from jobkit.domain.retry import LADDER
 from jobkit.ports import Dispatch
 from tests.conftest import RabbitVhost
-from tests.contract.inbox import TYPE, Inbox, dispatches, tokens, until
+from tests.contract.inbox import TYPE, Inbox, dispatches, drained, tokens, until
 
 TRACE = TraceContext("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "vendor=1", "user=1")
 
@@ -181,9 +181,7 @@ async def test_an_undecodable_message_ends_in_the_intake_with_its_headers(
     (delivery,) = await inbox.wait(1)
     assert delivery.token is None
     await lane.quarantine(delivery)
-    assert await dispatcher.drop_intake(5) == [
-        (body, {"who": "me", "n": "1", "x-queue": f"jobs.main.{TYPE}"})
-    ]
+    assert await drained(dispatcher, 5) == [(body, {"who": "me", "n": "1", "x-queue": f"jobs.main.{TYPE}"})]
     await lane.close()
     assert await dispatcher.depth(TYPE) == 0
 

@@ -11,13 +11,13 @@ import itertools
 import json
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from weakref import WeakSet
 
 from jobkit.domain.errors import store_unavailable
 from jobkit.domain.job import Token
-from jobkit.ports import Delivery, Dispatch
+from jobkit.ports import Delivery, Dispatch, Undecodable
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +196,7 @@ class EmbeddedDispatcher:
     volatile = True
 
     def __init__(self) -> None:
-        self.intake: list[tuple[bytes, Mapping[str, str]]] = []
+        self.intake: list[Undecodable] = []
         self._lines: dict[str, Line] = {}
         self._lanes: WeakSet[EmbeddedLane] = WeakSet()
         self._delayed: list[tuple[float, int, Token]] = []
@@ -235,9 +235,12 @@ class EmbeddedDispatcher:
         line = self._lines.get(job_type)
         return len(line.ready) if line else 0
 
-    async def drop_intake(self, limit: int) -> list[tuple[bytes, Mapping[str, str]]]:
-        dropped, self.intake[:limit] = self.intake[:limit], []
-        return dropped
+    async def drain_intake(self, limit: int, keep: Callable[[Sequence[Undecodable]], Awaitable[None]]) -> int:
+        taken = self.intake[:limit]
+        if taken:
+            await keep(taken)
+            del self.intake[: len(taken)]
+        return len(taken)
 
     async def close(self) -> None:
         for lane in list(self._lanes):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from weakref import WeakSet
 
@@ -16,7 +16,7 @@ from jobkit.adapters.rabbitmq.codec import encode, text
 from jobkit.adapters.rabbitmq.lane import RabbitLane
 from jobkit.adapters.rabbitmq.link import Link, shut
 from jobkit.adapters.rabbitmq.publisher import Publisher
-from jobkit.ports import Delivery, Dispatch
+from jobkit.ports import Delivery, Dispatch, Undecodable
 
 
 class RabbitDispatcher:
@@ -78,16 +78,23 @@ class RabbitDispatcher:
             await shut(channel, self._timeout)
             return ok.message_count or 0
 
-    async def drop_intake(self, limit: int) -> list[tuple[bytes, Mapping[str, str]]]:
+    async def drain_intake(self, limit: int, keep: Callable[[Sequence[Undecodable]], Awaitable[None]]) -> int:
         channel = await self._in.channel()
-        with self._in.calls():
-            try:
-                return await self._drain(channel, limit)
-            finally:
+        # Closing the channel puts back what was not acknowledged.
+        try:
+            with self._in.calls():
+                found, last = await self._read_intake(channel, limit)
+            if found:
+                await keep(found)
+                with self._in.calls():
+                    await channel.basic_ack(last, multiple=True)
+        finally:
+            with self._in.calls():
                 await shut(channel, self._timeout)
+        return len(found)
 
-    async def _drain(self, channel: AbstractChannel, limit: int) -> list[tuple[bytes, Mapping[str, str]]]:
-        found: list[tuple[bytes, Mapping[str, str]]] = []
+    async def _read_intake(self, channel: AbstractChannel, limit: int) -> tuple[list[Undecodable], int]:
+        found: list[Undecodable] = []
         last = 0
         while len(found) < limit:
             message = await channel.basic_get(names.QUARANTINE, timeout=self._timeout)
@@ -97,9 +104,7 @@ class RabbitDispatcher:
             kept = {key: text(value) for key, value in headers.items() if key != names.DELIVERY_COUNT}
             found.append((message.body, kept))
             last = message.delivery_tag or 0
-        if last:
-            await channel.basic_ack(last, multiple=True)
-        return found
+        return found, last
 
     async def close(self) -> None:
         for lane in list(self._lanes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 JOBS = "jobs"  # direct exchange; the routing key is the job type
+MAIN = "jobs.main"  # what the queues of all job types begin with
 QUARANTINE = "jobs.quarantine"  # the intake of what cannot be decoded
 DEFAULT_EXCHANGE = ""
 
@@ -18,7 +19,7 @@ BAGGAGE = "baggage"
 
 def main_queue(job_type: str) -> str:
     """The FIFO queue of a job type."""
-    return f"jobs.main.{job_type}"
+    return f"{MAIN}.{job_type}"
 
 
 def retry(delay: int) -> str:

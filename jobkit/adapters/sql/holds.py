@@ -111,27 +111,27 @@ class SqlLedger:
 
 
 async def _record(connection: AsyncConnection, record: BreakerRecord) -> int:
-    generations = [t.generation for t in record.transitions]
-    known = set(
-        (
-            await connection.execute(
-                sa.select(breaker_transitions.c.generation).where(
-                    breaker_transitions.c.breaker == record.name,
-                    breaker_transitions.c.generation.in_(generations),
-                )
-            )
-        ).scalars()
-    )
-    missing = [t for t in record.transitions if t.generation not in known]
-    if missing:
-        revision = await _take_revisions(connection, len(missing))
-        rows = [
-            _row(record.name, move, revision - len(missing) + n)
-            for n, move in enumerate(sorted(missing, key=lambda t: t.generation), start=1)
-        ]
-        await connection.execute(upsert(connection)(breaker_transitions).on_conflict_do_nothing(), rows)
+    if await _missing(connection, record):
+        # Looked at again once it is our turn: whoever went before us may have written the same.
+        await _take_revisions(connection, 0)
+        missing = await _missing(connection, record)
+        first = await _take_revisions(connection, len(missing)) - len(missing) + 1
+        rows = [_row(record.name, move, revision) for revision, move in enumerate(missing, start=first)]
+        if rows:
+            await connection.execute(sa.insert(breaker_transitions), rows)
     await _set_hold(connection, record)
     return await revision_now(connection)
+
+
+async def _missing(connection: AsyncConnection, record: BreakerRecord) -> list[Transition]:
+    """The record's transitions that the ledger lacks, oldest first."""
+    generations = [move.generation for move in record.transitions]
+    statement = sa.select(breaker_transitions.c.generation).where(
+        breaker_transitions.c.breaker == record.name, breaker_transitions.c.generation.in_(generations)
+    )
+    known = set((await connection.execute(statement)).scalars())
+    missing = [move for move in record.transitions if move.generation not in known]
+    return sorted(missing, key=lambda move: move.generation)
 
 
 async def _take_revisions(connection: AsyncConnection, number: int) -> int:
@@ -151,7 +151,7 @@ async def _set_hold(connection: AsyncConnection, record: BreakerRecord) -> None:
     fresh = sa.and_(sa.true() if held else sa.false(), job_types.c.held_reason.is_(None))
     await connection.execute(
         sa.update(job_types)
-        .where(job_types.c.job_type == record.name, job_types.c.hold_generation <= record.generation)
+        .where(job_types.c.job_type == record.name, job_types.c.hold_generation < record.generation)
         .values(
             hold_generation=record.generation,
             hold_number=job_types.c.hold_number + sa.case((fresh, 1), else_=0),

@@ -1,0 +1,15 @@
+"""Channels of the signals between processes. Losing one costs time, never a job: a poll finds out."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+# jobapi -> workers: somebody waits for these jobs.
+WATCHES = "watches"
+# workers, jobapi -> jobapi: these watched jobs have ended.
+ENDED = "ended"
+# jobapi -> workers: somebody asked to cancel these running jobs.
+CANCELS = "cancels"
+# jobapi -> workers: there is a new job type; which, is in the catalog.
+TYPES = "types"
+NEWS = UUID(int=0)

@@ -1,0 +1,145 @@
+"""What a worker is made of, put together once. Nothing runs yet: `app.build` starts and stops it in order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Sequence
+from datetime import timedelta
+from uuid import UUID
+
+from prometheus_client import CollectorRegistry
+
+from jobkit.adapters.embedded.breakers import MemoryBreakerStore
+from jobkit.domain.breaker import BreakerRecord
+from jobkit.domain.errors import Unavailable
+from jobkit.domain.outcome import Interrupted
+from jobkit.host.channels import ENDED
+from jobkit.host.world import World, new_id
+from jobkit.runtime.clock import DatabaseClock
+from jobkit.runtime.lifecycle import Loops
+from jobkit.runtime.publisher import Publisher
+from worker.breakers import Breakers
+from worker.claimer import Claimer
+from worker.claims import Claims
+from worker.executor import Executor, Limits
+from worker.fallback import FallbackStore
+from worker.handlers.email import SmtpSettings, email_handler
+from worker.handlers.simulator import SimulatorSettings, simulator
+from worker.handlers.webhook import Webhook
+from worker.lane import LaneParts
+from worker.lanes import Lanes
+from worker.registry import Registry
+from worker.runner import Runner, RunnerParts
+from worker.settings import WorkerSettings
+from worker.settler import Settler
+from worker.slots import Slots
+from worker.watch import Watch
+
+# A probe that neither answers nor dies may hold its permit for an attempt and this much more.
+PERMIT_SLACK = timedelta(seconds=10)
+
+
+class Organs:
+    """The worker's parts, each built from those before it."""
+
+    def __init__(
+        self, settings: WorkerSettings, world: World, handlers: Registry, metrics: CollectorRegistry
+    ) -> None:
+        self._world = world
+        self.worker_id = settings.name or f"{socket.gethostname()}-{os.getpid()}-{new_id().hex[-6:]}"
+        lease = timedelta(seconds=settings.job_lease)
+        timeout = timedelta(seconds=settings.attempt_timeout)
+        self.loops = Loops()
+        self.publisher = Publisher("worker", world.dispatcher, world.sessions, DatabaseClock(), new_id)
+        self.claims = Claims(world.work, lease, self._interrupt)
+        self.watch = Watch(metrics, world.tracing, self._tell_ended, settings.concurrency)
+        limits = Limits(concurrency=settings.concurrency, attempt_timeout=timeout)
+        self.executor = Executor(handlers, limits, progress=self.claims.note_progress, freed=self._wake)
+        self.fallback = FallbackStore(world.breakers, MemoryBreakerStore)
+        self.breakers = Breakers(
+            self.fallback, world.ledger, settings.breaker_policy, self.worker_id, self._moved
+        )
+        self.claimer = Claimer(world.work, self.worker_id, lease, new_id)
+        runner = Runner(
+            RunnerParts(
+                claimer=self.claimer,
+                claims=self.claims,
+                executor=self.executor,
+                settler=Settler(world.work, self.publisher, self.worker_id),
+                publisher=self.publisher,
+                breakers=self.breakers,
+                registry=handlers,
+                policy=settings.retry_policy,
+                watch=self.watch,
+                max_retry_after=timedelta(seconds=settings.max_retry_after),
+            )
+        )
+        slots = Slots(settings.concurrency, settings.max_concurrency)
+        parts = LaneParts(world.dispatcher, self.breakers, runner, slots, timeout + PERMIT_SLACK)
+        self.lanes = Lanes(handlers, world.types, parts, settings.max_job_types)
+
+    # -- what one part tells another that was built after it
+
+    def _interrupt(self, job_id: UUID, why: Interrupted, delivery: int) -> None:
+        self.executor.cancel(job_id, why, delivery)
+
+    def _wake(self, job_type: str) -> None:
+        self.lanes.wake(job_type)
+
+    def _moved(self, name: str, record: BreakerRecord) -> None:
+        self.lanes.on_breaker(name, record)
+
+    def _tell_ended(self, ids: Sequence[UUID]) -> None:
+        self.loops.once("ended", lambda: self._world.signals.send(ENDED, ids))
+
+    # -- what the app runs
+
+    async def beat(self) -> None:
+        """Once a second: the publisher's row, the worker's row."""
+        await self.publisher.beat()
+        await self._world.presence.beat(self.worker_id, self.lanes.serves, self.claimer.take_fronts())
+
+    def on_cancels(self, ids: Sequence[UUID]) -> None:
+        """Somebody asked to cancel these: renew now, the reply says for certain."""
+        if self.claims.hurry(ids):
+            self.loops.once("renew-now", self.claims.renew)
+
+    async def leave(self) -> None:
+        """Say good-bye, so that nobody waits for this worker to be missed."""
+        try:
+            await self._world.presence.leave(self.worker_id)
+        except Unavailable:
+            return  # its beats stop, which says the same a little later
+
+    async def drain(self, grace: float) -> None:
+        """No new work, then `grace` seconds for what runs; what is left goes back unburned."""
+        await self.lanes.drain()
+        finishing = asyncio.ensure_future(self.lanes.finish())
+        done, _ = await asyncio.wait([finishing], timeout=grace)
+        self.executor.close()
+        if not done:
+            # Their outcomes still have to be recorded: as long as a database that is up needs, and no longer.
+            await asyncio.wait([finishing], timeout=10)
+        finishing.cancel()
+
+
+def handlers_of(settings: WorkerSettings, webhook: Webhook) -> Registry:
+    """The shipped handlers and the configured modules. Raises BadHandlers."""
+    fallback = None
+    if settings.simulate:
+        fallback = simulator(SimulatorSettings(settings.simulated_failure_rate, settings.simulated_seed))
+    registry = Registry([webhook.handler], fallback=fallback)
+    if settings.smtp_host:
+        smtp = SmtpSettings(
+            host=settings.smtp_host,
+            port=settings.smtp_port,
+            username=settings.smtp_username or "",
+            password=settings.smtp_password or "",
+            security=settings.smtp_security,
+            from_address=settings.smtp_from,
+        )
+        registry.add(email_handler(smtp))
+    registry.load(settings.handlers)
+    return registry
