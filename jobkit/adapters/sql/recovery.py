@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from jobkit.adapters.sql.engine import Database
 from jobkit.adapters.sql.holds import holds_now, mark_now
 from jobkit.adapters.sql.presence import answer_for, millis_of
-from jobkit.adapters.sql.rows import CLOCK_SLACK_MS, TOKEN_COLUMNS, lowest_id, token_of
+from jobkit.adapters.sql.rows import CLOCK_SLACK_MS, TOKEN_COLUMNS, clean, lowest_id, token_of
 from jobkit.adapters.sql.tables import claim_fronts, job_types, jobs, publishers, undecodable
 from jobkit.adapters.sql.terms import UUIDS, any_picked, any_uuid, db_now, db_start
 from jobkit.domain.job import JobState, Token
@@ -232,9 +232,16 @@ class SqlRecovery:
 
     async def file_undecodable(self, messages: Sequence[tuple[bytes, Mapping[str, str]]]) -> None:
         rows = [
-            {"message_id": uuid_ids.uuid7(), "headers": orjson.dumps(dict(headers)), "body": body}
+            {
+                "message_id": uuid_ids.uuid7(),
+                # Whatever somebody else's headers hold: a message that cannot be filed would come again for ever.
+                "headers": orjson.dumps({clean(name): clean(value) for name, value in headers.items()}),
+                "body": body,
+            }
             for body, headers in messages
         ]
+        if not rows:
+            return
 
         async def work(connection: AsyncConnection) -> None:
             await connection.execute(sa.insert(undecodable).values(filed_at=db_now()), rows)
