@@ -129,6 +129,9 @@ class Client:
         assert job.state == SUCCEEDED, job
         return struct_to_dict(job.result)
 
+    async def cancel(self, job_id: str) -> job_pb2.Job:
+        return (await self.jobs.CancelJob(job_service_pb2.CancelJobRequest(job_id=job_id))).job
+
     async def listed(self, query: str, page_size: int = 1000) -> list[job_pb2.Job]:
         """One page."""
         request = job_service_pb2.ListJobsRequest(filter=query, page_size=page_size)

@@ -183,13 +183,10 @@ class Fleet:
             for component in COMPONENTS:
                 self.spawn(component)
         for program in self.programs:
-            program.await_ready(*(f"{self.ports.http(part)}/health/ready" for part in self.parts))
+            component = program.arguments[0]
+            parts = COMPONENTS if component == "dev" else (component,)
+            program.await_ready(*(f"{self.ports.http(part)}/health/ready" for part in parts))
         return self
-
-    @property
-    def parts(self) -> Sequence[str]:
-        names = [program.arguments[0] for program in self.programs]
-        return COMPONENTS if "dev" in names else names
 
     def spawn(self, *arguments: str, ports: Ports | None = None, **environ: str) -> Program:
         """One process of this fleet, not waited for; stopped with the fleet."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-from selfheal.jobs.v1 import job_pb2
+from pathlib import Path
 
-from tests.system.client import RUNNING, SUCCEEDED, Client, eventually, simulate
+import pytest
+
+from tests.system.client import CANCELLED, RUNNING, SUCCEEDED, Client, eventually, simulate
 from tests.system.fleet import Fleet
 
 
@@ -24,16 +25,10 @@ async def test_two_hundred_hanging_jobs_do_not_delay_another_type(client: Client
     assert len(jobs) == 200
     assert sum(job.state == RUNNING for job in jobs) == 16  # WORKER_CONCURRENCY
     assert not [job for job in jobs if job.state == SUCCEEDED]
-    for job_id in hanging:  # leave the slots to the next test
-        await client.jobs.CancelJob(job_pb2_request(job_id))
+    for job_id in hanging:  # leaves the slots to the next test
+        await client.cancel(job_id)
     cancelled = [await client.settled(job_id) for job_id in hanging]
-    assert {job.state for job in cancelled} == {job_pb2.JOB_STATE_CANCELLED}
-
-
-def job_pb2_request(job_id: str):  # noqa
-    from selfheal.jobs.v1 import job_service_pb2
-
-    return job_service_pb2.CancelJobRequest(job_id=job_id)
+    assert {job.state for job in cancelled} == {CANCELLED}
 
 
 async def test_a_type_that_was_never_seen_is_served_without_a_restart(client: Client, fleet: Fleet) -> None:
@@ -42,5 +37,34 @@ async def test_a_type_that_was_never_seen_is_served_without_a_restart(client: Cl
         assert (job.state, job.deliveries) == (SUCCEEDED, 1)
 
 
-async def test_the_note_of_a_job_says_when_nobody_serves_its_type(tmp_path: pytest.TempPathFactory) -> None:
-    pass
+async def test_a_job_whose_type_nobody_serves_waits_and_says_so(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, {}, "own", dev=True)
+    try:
+        fleet.start("--handlers", "trial_handlers")
+        async with Client(fleet) as client:
+            job_id = await client.submit("fax", {})
+            note = "no live worker serves job type 'fax'"
+            job = await eventually(lambda: client.job(job_id), lambda job: job.note)
+            assert (job.note, job.attempts, job.deliveries) == (note, 0, 0)
+            assert (await client.get(f"jobapi/v1/jobs/{job_id}"))["job"]["note"] == note
+            served = await client.submit(fleet.handled("echo"))
+            await client.result(served)
+            assert not (await client.job(served)).note
+    finally:
+        fleet.stop()
+
+
+@pytest.mark.postgres
+@pytest.mark.rabbitmq
+@pytest.mark.redis
+async def test_a_job_waits_for_the_first_worker_that_serves_its_type(
+    headless: Fleet, headless_client: Client
+) -> None:
+    client, job_type = headless_client, headless.handled("echo")
+    job_id = await client.submit(job_type, {"n": 1})
+    await eventually(lambda: client.job(job_id), lambda job: "no live worker" in job.note)
+
+    worker, _ = headless.worker()
+
+    assert (await client.result(job_id))["payload"] == {"n": 1}
+    worker.stop()

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+import aiosqlite
 import asyncpg
 import orjson
 import sqlalchemy as sa
@@ -106,11 +107,8 @@ class Database:
         begin = "BEGIN IMMEDIATE" if size == 1 else "BEGIN"
 
         @sa.event.listens_for(engine.sync_engine, "connect")
-        def _pragmas(connection: Any, _record: Any) -> None:
-            cursor = connection.cursor()
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-                cursor.execute(f"PRAGMA {pragma}")
-            cursor.close()
+        def _connected(connection: Any, _record: Any) -> None:
+            connection.run_async(_prepare_sqlite)
 
         @sa.event.listens_for(engine.sync_engine, "begin")
         def _begin(connection: sa.Connection) -> None:
@@ -181,6 +179,20 @@ class Database:
         await self._writer.dispose()
         if self.is_sqlite:
             await self._reader.dispose()
+
+
+async def _prepare_sqlite(connection: aiosqlite.Connection) -> None:
+    for attempt in range(1, MAX_TRIES + 1):
+        try:
+            await connection.execute("PRAGMA journal_mode=WAL")
+            break
+        except aiosqlite.OperationalError:
+            # Another process is just doing the same to a new file; SQLite's own timeout does not cover this.
+            if attempt == MAX_TRIES:
+                raise
+            await asyncio.sleep(0.02 * 2**attempt)
+    await connection.execute("PRAGMA synchronous=FULL")
+    await connection.execute("PRAGMA foreign_keys=ON")
 
 
 def _sqlstate(error: sa.exc.DBAPIError) -> str:

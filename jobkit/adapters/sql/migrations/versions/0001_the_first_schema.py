@@ -83,7 +83,7 @@ def upgrade() -> None:
         sa.Column("worker_id", sa.String(length=128), nullable=True),
         sa.Column("lease_until", sa.BigInteger(), nullable=True),
         sa.Column("settled_delivery", sa.Integer(), nullable=True),
-        sa.Column("cancel_requested", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("cancel_requested", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("progress_processed", sa.BigInteger(), nullable=True),
         sa.Column("progress_total", sa.BigInteger(), nullable=True),
         sa.Column("result", sa.LargeBinary(), nullable=True),
