@@ -110,17 +110,21 @@ class Submitter:
     def as_recorded(self, new: NewJob) -> Job:
         """A job that was just accepted, as its row says, without reading it back."""
         now = datetime.fromtimestamp(self._clock.now() / 1000, UTC)
+        quarantine = self._types.quarantine(new.job_type, now)
+        waiting = JobState.QUEUED if self._publisher.open else JobState.PENDING
         return Job(
             job_id=new.job_id,
             job_type=new.job_type,
-            state=JobState.QUEUED if self._publisher.open else JobState.PENDING,
+            state=waiting if quarantine is None else JobState.QUARANTINED,
             payload=new.payload,
             create_time=now,
             update_time=now,
             due_time=now,
             request_id=new.request_id,
             labels=new.labels,
+            holds=0 if quarantine is None else 1,
             max_attempts=new.max_attempts,
+            quarantine=quarantine,
             trace=new.trace,
         )
 

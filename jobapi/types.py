@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from jobkit.domain.errors import Exhausted
+from jobkit.domain.job import Quarantine, QuarantineReason
 from jobkit.host.channels import NEWS, TYPES
 from jobkit.ports import Presence, Signals, TypeCatalog, TypeInfo
 
@@ -73,6 +74,16 @@ class Types:
             return self._cooldown
         left = timedelta(milliseconds=info.held_until - now)
         return left if left > timedelta(0) else None
+
+    def quarantine(self, job_type: str, now: datetime) -> Quarantine | None:
+        """What a job of the type that is queued `now` is held by, as of the last refresh."""
+        info = self._known.get(job_type)
+        if info is None or not info.held:
+            return None
+        until = None
+        if info.held_until is not None:
+            until = datetime.fromtimestamp(info.held_until / 1000, UTC)
+        return Quarantine(QuarantineReason.BREAKER_OPEN, now, job_type, until)
 
 
 def too_many_types(job_type: str, limit: int) -> Exhausted:
