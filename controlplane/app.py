@@ -14,6 +14,7 @@ from controlplane.gauges import COUNT_SECONDS, Gauges
 from controlplane.keeper import Keeper
 from controlplane.reconcilers.intake import Intake
 from controlplane.reconcilers.overdue import Overdue
+from controlplane.reconcilers.retention import Retention
 from controlplane.servicer import BreakerServicer
 from controlplane.settings import ControlPlaneSettings
 from controlplane.shim import add_routes
@@ -23,12 +24,12 @@ from jobkit.host.process import Component
 from jobkit.host.queues import Queues, add_queue_routes
 from jobkit.host.world import World, new_id
 from jobkit.runtime.clock import DatabaseClock
-from jobkit.runtime.health import Check
 from jobkit.runtime.lifecycle import Loops
 from jobkit.runtime.publisher import BEAT_SECONDS, Publisher
 
 SERVICE = "selfheal.control.v1.BreakerService"
 MAX_BODY = 64 * 1024
+RETENTION_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +52,7 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
             settings.bind,
             (settings.grpc_port, settings.http_port),
             [(add_BreakerServiceServicer_to_server, BreakerServicer(desk), SERVICE)],
-            [
-                Check("database", world.check_database, required=True),
-                Check("rabbitmq", world.check_broker, required=False),
-                Check("redis", world.check_breakers, required=False),
-            ],
+            world.checks(),
             registry,
         )
         add_routes(front.app, desk, world.breakers, registry)
@@ -69,6 +66,9 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
         if world.dispatcher.volatile:
             await overdue.begin_refill(loops)
         _reconcile(loops, settings, overdue, Intake(world))
+        retention = Retention(world, settings.ages)
+        loops.every(RETENTION_SECONDS, "retention", retention.purge)
+        loops.every(RETENTION_SECONDS, "idle-types", retention.drop_idle_types)
         loops.every(1.0, "keeper", Keeper(world).keep)
         loops.every(COUNT_SECONDS, "gauges", Gauges(world, registry).count)
         await front.start()

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from jobkit.ports import Ages
 from jobkit.runtime.settings import Port, Settings
+
+DAY_MS = 86_400_000
+QUARANTINE_DAYS = 30
 
 
 class ControlPlaneSettings(Settings):
@@ -14,4 +18,13 @@ class ControlPlaneSettings(Settings):
     http_port: Port = Field(3002, alias="CONTROLPLANE_HTTP_PORT")
     job_lease: float = Field(15, alias="JOB_LEASE", ge=1, le=3600)
     overdue_interval: float = Field(0.5, alias="OVERDUE_INTERVAL", gt=0, le=60)
+    retention_days: float = Field(7, alias="RETENTION_DAYS", gt=0, le=3650)
     lost_after: float = Field(60, alias="LOST_AFTER", ge=1, le=86400)
+
+    @property
+    def ages(self) -> Ages:
+        """Finished jobs stay `RETENTION_DAYS`; quarantined ones and the ledger 30 days, or that if it is longer."""
+        return Ages(
+            finished_ms=round(self.retention_days * DAY_MS),
+            quarantined_ms=round(max(self.retention_days, QUARANTINE_DAYS) * DAY_MS),
+        )

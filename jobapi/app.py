@@ -10,6 +10,9 @@ from datetime import timedelta
 from prometheus_client import CollectorRegistry
 from selfheal.jobs.v1.job_service_pb2_grpc import add_JobServiceServicer_to_server
 
+from jobapi.admission import Admission
+from jobapi.backlog import REFRESH_SECONDS as BACKLOG_SECONDS
+from jobapi.backlog import Backlog
 from jobapi.jobs import Jobs
 from jobapi.servicer import JobServicer
 from jobapi.settings import JobApiSettings
@@ -23,7 +26,6 @@ from jobkit.host.process import Component
 from jobkit.host.world import World, new_id
 from jobkit.rpc.probes import add_metrics
 from jobkit.runtime.clock import DatabaseClock
-from jobkit.runtime.health import Check
 from jobkit.runtime.lifecycle import Loops
 from jobkit.runtime.publisher import BEAT_SECONDS, Publisher
 
@@ -53,7 +55,9 @@ async def build(settings: JobApiSettings, world: World) -> AsyncIterator[JobApiA
             settings.max_job_types,
             timedelta(seconds=settings.cooldown),
         )
-        submitter = Submitter(world.intake, types, publisher, clock, world.tracing, registry)
+        backlog = Backlog(world.reader, settings.max_backlog)
+        admission = Admission(types, backlog, clock)
+        submitter = Submitter(world.intake, admission, publisher, clock, world.tracing, registry)
         waiters = Waiters(world.reader, world.signals)
         jobs = Jobs(world, submitter, waiters, types, publisher, settings.max_payload_bytes)
         front = Front(
@@ -61,11 +65,7 @@ async def build(settings: JobApiSettings, world: World) -> AsyncIterator[JobApiA
             settings.bind,
             (settings.grpc_port, settings.http_port),
             [(add_JobServiceServicer_to_server, JobServicer(jobs), SERVICE)],
-            [
-                Check("database", world.check_database, required=True),
-                Check("rabbitmq", world.check_broker, required=False),
-                Check("redis", world.check_breakers, required=False),
-            ],
+            world.checks(),
             registry,
         )
         add_routes(front.app, jobs)
@@ -76,6 +76,7 @@ async def build(settings: JobApiSettings, world: World) -> AsyncIterator[JobApiA
         stack.push_async_callback(loops.stop)
         loops.every(BEAT_SECONDS, "beat", publisher.beat)
         loops.every(REFRESH_SECONDS, "types", types.refresh)
+        loops.every(BACKLOG_SECONDS, "backlog", backlog.refresh)
         waiters.start()
         stack.push_async_callback(waiters.stop)
         stack.push_async_callback(submitter.drain)

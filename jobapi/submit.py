@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter
 
-from jobapi.types import Types, too_many_types
+from jobapi.admission import Admission
 from jobkit.domain.errors import Exhausted, Unavailable
-from jobkit.domain.job import Job, JobState, NewJob, OnOpen, Token
+from jobkit.domain.job import Job, JobState, NewJob, Token
 from jobkit.ports import Accepted, Dispatch, Intake
 from jobkit.runtime.batcher import Batcher
 from jobkit.runtime.clock import DatabaseClock
@@ -25,14 +25,15 @@ class Submitter:
     def __init__(
         self,
         intake: Intake,
-        types: Types,
+        admission: Admission,
         publisher: Publisher,
         clock: DatabaseClock,
         tracing: Tracing,
         registry: CollectorRegistry,
     ) -> None:
         self._intake = intake
-        self._types = types
+        self._admission = admission
+        self._types = admission.types
         self._publisher = publisher
         self._clock = clock
         self._tracing = tracing
@@ -45,37 +46,20 @@ class Submitter:
 
     async def submit(self, job: NewJob) -> Accepted:
         """Raises AlreadyExists, Exhausted, Unavailable; once it returns the job is recorded."""
-        await self._types.ensure([job.job_type])
-        self._refuse(job)
+        self._admission.check(job, await self._admission.prepare([job.job_type]))
         return await self._batches.do(job)
 
     async def submit_many(self, batch: Sequence[NewJob]) -> list[Accepted | Exception]:
         """Each item's answer, in order. Raises Unavailable when nothing could be looked at."""
-        unfit = await self._types.ensure_many({job.job_type for job in batch})
+        unfit = await self._admission.prepare({job.job_type for job in batch})
         futures: list[asyncio.Future[Accepted] | Exception] = []
         for job in batch:
             try:
-                if job.job_type in unfit:
-                    raise too_many_types(job.job_type, unfit[job.job_type])
-                self._refuse(job)
+                self._admission.check(job, unfit)
                 futures.append(self._batches.add(job))
             except (Exhausted, Unavailable) as error:
                 futures.append(error)
         return [await _answer(future) for future in futures]
-
-    def _refuse(self, job: NewJob) -> None:
-        """on_open=REJECT: refused while the type is held, but not once the open time has passed: then this job
-        is the probe."""
-        if job.on_open is not OnOpen.REJECT:
-            return
-        wait = self._types.rejected_for(job.job_type, self._clock.now())
-        if wait is not None:
-            raise Unavailable(
-                f"the breaker of '{job.job_type}' is open",
-                reason="BREAKER_OPEN",
-                retry_after=wait,
-                metadata={"breaker": job.job_type},
-            )
 
     async def _insert(self, batch: Sequence[NewJob]) -> Sequence[Accepted | Exception]:
         ordered = sorted(batch, key=lambda job: job.job_id)
@@ -98,6 +82,7 @@ class Submitter:
             accepted = [job for job in ordered if job.job_id in fresh]
             if accepted:
                 publisher.send([Dispatch(self._token(job)) for job in accepted])
+        self._admission.backlog.accepted([job.job_type for job in batch if job.job_id in fresh])
         for job in batch:
             if job.job_id in fresh:
                 self._submitted.labels(job.job_type).inc()

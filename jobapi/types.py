@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
 from jobkit.domain.errors import Exhausted
@@ -42,13 +42,7 @@ class Types:
         """Whether a live worker serves the type, as of the last refresh."""
         return job_type in self._served or "*" in self._served
 
-    async def ensure(self, names: Collection[str]) -> None:
-        """Raises Exhausted when a type would be one too many."""
-        unfit = await self.ensure_many(names)
-        for name, limit in unfit.items():
-            raise too_many_types(name, limit)
-
-    async def ensure_many(self, names: Iterable[str]) -> dict[str, int]:
+    async def ensure(self, names: Iterable[str]) -> dict[str, int]:
         """Inserts what is new; those that did not fit, with the limit."""
         unseen = [name for name in names if name not in self._known]
         if not unseen:

@@ -103,6 +103,9 @@ class Dispatcher(Protocol):
     async def depth(self, job_type: str) -> int:
         """Tokens ready in the type's queue; 0 when there is no such queue."""
 
+    async def drop(self, job_type: str) -> bool:
+        """Delete the type's queue if it is empty and nobody consumes from it; whether it is gone now."""
+
     async def drain_intake(self, limit: int, keep: Callable[[Sequence[Undecodable]], Awaitable[None]]) -> int:
         """Hand up to `limit` undecodable messages to `keep`, and take them out of the intake once it returns;
         they stay there when it raises. Returns how many."""
@@ -271,6 +274,9 @@ class JobReader(Protocol):
     ) -> tuple[list[Job], PageToken | None]:
         """One page, newest first, and where the next one starts."""
 
+    async def count_waiting_of(self, names: Sequence[str], limit: int) -> dict[str, int]:
+        """Waiting jobs of each type, counted up to `limit`."""
+
 
 class Steering(Protocol):
     """What people do to single jobs. Each returns the job as it is afterwards; NotFound, Precondition."""
@@ -379,3 +385,38 @@ class Recovery(Protocol):
 
     async def file_undecodable(self, messages: Sequence[Undecodable]) -> None:
         """Keep messages that no worker could decode, for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ages:
+    """How old rows may get, in milliseconds: finished jobs; quarantined ones, the ledger and filed messages;
+    what workers that are gone left behind."""
+
+    finished_ms: int
+    quarantined_ms: int
+    silent_ms: int = 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeStep:
+    """What one step removed, and where the next goes on: None at the end of what is old."""
+
+    removed: int
+    after: UUID | None
+
+
+class Retention(Protocol):
+    """Rows that have had their time."""
+
+    async def purge(self, after: UUID, ages: Ages, limit: int) -> PurgeStep:
+        """Look at up to `limit` jobs with ids above `after`, oldest first, and remove those that are too old,
+        with their labels and idempotency keys."""
+
+    async def purge_records(self, ages: Ages, limit: int) -> int:
+        """Remove what is too old of the ledger (up to `limit`), of filed messages and of workers' traces."""
+
+    async def idle_types(self, older_than_ms: int) -> list[str]:
+        """Types made that long ago of which there is no job, and which are not held."""
+
+    async def drop_type(self, job_type: str) -> bool:
+        """Forget a type, unless a job of it has come meanwhile."""

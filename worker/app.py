@@ -45,8 +45,10 @@ async def build(settings: WorkerSettings, world: World) -> AsyncIterator[WorkerA
         add_metrics(front.app, metrics)
         add_queue_routes(front.app, Queues(world, organs.publisher))
 
-        stack.push_async_callback(organs.loops.stop)
+        # No beat may follow a good-bye: it would bring the row back.
         stack.push_async_callback(organs.publisher.stop)
+        stack.push_async_callback(organs.leave)
+        stack.push_async_callback(organs.loops.stop)
         await front.start()
         stack.push_async_callback(front.stop)
         organs.loops.every(BEAT_SECONDS, "beat", organs.beat)
@@ -58,7 +60,6 @@ async def build(settings: WorkerSettings, world: World) -> AsyncIterator[WorkerA
         organs.breakers.start()
         stack.push_async_callback(organs.breakers.stop)
         organs.lanes.start()
-        stack.push_async_callback(organs.leave)
         stack.push_async_callback(organs.drain, settings.shutdown_grace)
         stack.push_async_callback(front.health.drain)
         yield WorkerApp(front, organs)

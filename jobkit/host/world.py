@@ -22,10 +22,12 @@ from jobkit.adapters.sql.intake import SqlIntake
 from jobkit.adapters.sql.presence import SqlPresence, SqlSessions, SqlTypes
 from jobkit.adapters.sql.reader import SqlReader
 from jobkit.adapters.sql.recovery import SqlRecovery
+from jobkit.adapters.sql.retention import SqlRetention
 from jobkit.adapters.sql.steering import SqlSteering
 from jobkit.adapters.sql.work import SqlWork
 from jobkit.domain.errors import SchemaMismatch, Unavailable
 from jobkit.ports import BreakerStore, Dispatcher, Signals
+from jobkit.runtime.health import Check
 from jobkit.runtime.settings import Settings
 from jobkit.runtime.tracing import Tracing, provider
 
@@ -52,6 +54,7 @@ class World:
         self.types = SqlTypes(self.database)
         self.ledger = SqlLedger(self.database)
         self.recovery = SqlRecovery(self.database)
+        self.retention = SqlRetention(self.database)
         self.dispatcher: Dispatcher = (
             RabbitDispatcher(settings.rabbitmq_url) if settings.rabbitmq_url else EmbeddedDispatcher()
         )
@@ -91,6 +94,14 @@ class World:
 
     async def check_breakers(self) -> None:
         await self.breakers.version()
+
+    def checks(self) -> list[Check]:
+        """Health of a component that needs the database and does without the rest for a while."""
+        return [
+            Check("database", self.check_database, required=True),
+            Check("rabbitmq", self.check_broker, required=False),
+            Check("redis", self.check_breakers, required=False),
+        ]
 
     async def migrate(self) -> str:
         """Bring the database to this release's schema; makes the folder of an SQLite file."""

@@ -85,6 +85,7 @@ class Batcher(Generic[T, R]):
     async def _run(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
         try:
             answers = await self._work([item for item, _ in batch])
+            answered = list(zip(batch, answers, strict=True))
         except BaseException as error:
             failure = error if isinstance(error, Exception) else asyncio.CancelledError()
             for _, future in batch:
@@ -92,7 +93,7 @@ class Batcher(Generic[T, R]):
             if not isinstance(error, Exception):
                 raise
         else:
-            for (_, future), answer in zip(batch, answers, strict=True):
+            for (_, future), answer in answered:
                 if isinstance(answer, Exception):
                     _fail(future, answer)
                 elif not future.done():

@@ -63,7 +63,8 @@ class Loops:
                     _log.warning("loop %s failed, going on: %s", name, error, exc_info=_unexpected(error))
                 self.failing[name] = str(error)
             if asyncio.get_running_loop().time() - started > MAX_BACKOFF:
-                delay = 0.1
+                delay = 0.1  # it had recovered in between
+                self.failing.pop(name, None)
             await asyncio.sleep(delay * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
             delay = min(delay * 2, MAX_BACKOFF)
 
@@ -79,7 +80,7 @@ class Loops:
 
 def _unexpected(error: Exception) -> bool:
     """Whether a traceback helps: a dependency that is away is news enough in one line."""
-    return getattr(error, "reason", "").endswith("_UNAVAILABLE") is False
+    return not str(getattr(error, "reason", "")).endswith("_UNAVAILABLE")
 
 
 class StopSignal:

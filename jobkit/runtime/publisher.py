@@ -44,6 +44,8 @@ class Publisher:
         self._orphans: set[UUID] = set()
         self._taking = asyncio.Lock()
         self._batches: Batcher[Dispatch, bool] = Batcher(dispatcher.publish, max_items=500, lanes=4)
+        # Shared as well: a broker that goes away under load fails many publishes at once.
+        self._disowning: Batcher[UUID, bool] = Batcher(self._orphan, max_items=500)
         self._tasks: set[asyncio.Task[None]] = set()
         self.session = new_id()
 
@@ -59,6 +61,11 @@ class Publisher:
     def forget(self, ids: Iterable[UUID]) -> None:
         """They were not committed after all."""
         self._unsettled.difference_update(ids)
+
+    def disown(self, ids: Iterable[UUID]) -> None:
+        """Nobody knows whether they were committed: with the next beat, rows that are there become nobody's."""
+        self._orphans.update(ids)
+        self._unsettled |= self._orphans
 
     @asynccontextmanager
     async def taking(self) -> AsyncIterator[None]:
@@ -83,31 +90,27 @@ class Publisher:
         done = await asyncio.gather(*futures, return_exceptions=True)
         failed = {i.token.job_id for i, ok in zip(batch, done, strict=True) if ok is not True}
         self._unsettled.difference_update(i.token.job_id for i in batch if i.token.job_id not in failed)
-        if failed:
-            self._orphans |= failed
-            await self._disown()
+        self._orphans |= failed
+        await self._disown(failed)
 
-    async def _disown(self) -> None:
-        """What the broker did not take becomes nobody's. While the database is away too, the ids stay unsettled
-        and the next beat tries again."""
-        ids = sorted(self._orphans)[:500]
-        if not ids:
-            return
+    async def _disown(self, ids: Iterable[UUID]) -> None:
+        """What the broker did not take becomes nobody's."""
+        await asyncio.gather(*(self._disowning.add(job_id) for job_id in ids))
+
+    async def _orphan(self, ids: Sequence[UUID]) -> Sequence[bool]:
+        """While the database is away too, the ids stay unsettled and the next beat tries again."""
         try:
             await self._sessions.orphan(self.session, ids)
         except Unavailable as error:
             _log.debug("orphaning waits for the database: %s", error)
-            return
+            return [False] * len(ids)
         self._orphans.difference_update(ids)
         self._unsettled.difference_update(ids)
+        return [True] * len(ids)
 
     async def beat(self) -> None:
         """One row; run it every `BEAT_SECONDS`."""
-        while self._orphans:
-            before = len(self._orphans)
-            await self._disown()
-            if len(self._orphans) == before:
-                break
+        await self._disown(self._orphans)
         async with self._taking:
             fresh = self._new_id()
             confirmed_to = min(self._unsettled, default=fresh)
@@ -118,8 +121,8 @@ class Publisher:
     async def stop(self) -> None:
         """Wait for what is being published, then say good-bye. Safe to repeat."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._disown(self._orphans)
         try:
-            await self._disown()
             if not self._unsettled:
                 await self._sessions.leave(self.session)
         except Unavailable as error:

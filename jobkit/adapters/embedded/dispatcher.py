@@ -235,6 +235,14 @@ class EmbeddedDispatcher:
         line = self._lines.get(job_type)
         return len(line.ready) if line else 0
 
+    async def drop(self, job_type: str) -> bool:
+        used = any(lane.job_type == job_type and lane.consuming for lane in self._lanes)
+        line = self._lines.get(job_type)
+        if used or (line is not None and line.ready):
+            return False
+        self._lines.pop(job_type, None)
+        return True
+
     async def drain_intake(self, limit: int, keep: Callable[[Sequence[Undecodable]], Awaitable[None]]) -> int:
         taken = self.intake[:limit]
         if taken:

@@ -78,6 +78,21 @@ class RabbitDispatcher:
             await shut(channel, self._timeout)
             return ok.message_count or 0
 
+    async def drop(self, job_type: str) -> bool:
+        channel = await self._in.channel()
+        with self._in.calls():
+            try:
+                queue = names.main_queue(job_type)
+                ok = await channel.queue_declare(queue, passive=True, timeout=self._timeout)
+                if ok.message_count or ok.consumer_count:
+                    return False
+                await channel.queue_delete(queue, if_empty=False, if_unused=False, timeout=self._timeout)
+            except ChannelNotFoundEntity:
+                return True  # there is none, and the broker has closed the channel
+            finally:
+                await shut(channel, self._timeout)
+            return True
+
     async def drain_intake(self, limit: int, keep: Callable[[Sequence[Undecodable]], Awaitable[None]]) -> int:
         channel = await self._in.channel()
         # Closing the channel puts back what was not acknowledged.

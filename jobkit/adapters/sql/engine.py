@@ -160,7 +160,7 @@ class Database:
                     # Refused by the driver, before the server saw it.
                     raise BadData(type(error.orig).__name__) from error
                 raise _away(error) from error
-            except (OverflowError, UnicodeError, orjson.JSONEncodeError) as error:
+            except (OverflowError, UnicodeError) as error:
                 raise BadData(str(error)) from error
             except (OSError, TimeoutError, sa.exc.TimeoutError, *_BROKEN) as error:
                 raise _away(error) from error
@@ -208,6 +208,14 @@ def _away(error: Exception) -> Unavailable:
 def upsert(connection: AsyncConnection) -> Any:
     """`insert` with ON CONFLICT, of the connection's dialect; both spell it alike."""
     return postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+
+
+def packed(value: object) -> bytes:
+    """JSON. Raises BadData where it cannot be: half a surrogate pair, an integer beyond 64 bits."""
+    try:
+        return orjson.dumps(value)
+    except TypeError as error:
+        raise BadData(str(error)) from error
 
 
 async def in_halves(

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-import orjson
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from jobkit.adapters.sql.engine import Database, in_halves, upsert
+from jobkit.adapters.sql.engine import Database, in_halves, packed, upsert
 from jobkit.adapters.sql.tables import job_labels, jobs, request_keys
 from jobkit.adapters.sql.terms import any_text
 from jobkit.domain.errors import AlreadyExists, FieldViolation, InvalidJob
@@ -105,7 +104,7 @@ def _row(job: NewJob, session: UUID | None, now: int, mark: int) -> dict[str, An
         "due_at": now,
         "session_id": session,
         "payload": job.payload,
-        "labels": orjson.dumps(dict(job.labels)) if job.labels else None,
+        "labels": packed(dict(job.labels)) if job.labels else None,
         "request_id": job.request_id or None,
         "max_attempts": job.max_attempts,
         "attempt_timeout_ms": round(timeout.total_seconds() * 1000) if timeout else None,

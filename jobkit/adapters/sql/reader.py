@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -12,7 +13,7 @@ from jobkit.adapters.sql.engine import Database
 from jobkit.adapters.sql.holds import holds_at, holds_now, revision_now
 from jobkit.adapters.sql.rows import job_of
 from jobkit.adapters.sql.scans import page_scan
-from jobkit.adapters.sql.tables import jobs
+from jobkit.adapters.sql.tables import WAITING, jobs
 from jobkit.adapters.sql.terms import UUIDS, any_uuid, db_now
 from jobkit.domain.filter import JobFilter, PageToken
 from jobkit.domain.job import Job
@@ -42,6 +43,16 @@ class SqlReader:
         if query.nothing:
             return [], None
         return await self._database.read(lambda c: _page(c, query, size, after))
+
+    async def count_waiting_of(self, names: Sequence[str], limit: int) -> dict[str, int]:
+        def bounded(name: str) -> sa.Select[Any]:
+            some = sa.select(sa.literal(1)).where(jobs.c.job_type == name, WAITING).limit(limit).subquery()
+            return sa.select(sa.func.count()).select_from(some)
+
+        async def work(connection: AsyncConnection) -> dict[str, int]:
+            return {name: int((await connection.execute(bounded(name))).scalar_one()) for name in names}
+
+        return await self._database.read(work)
 
 
 async def _page(

@@ -20,14 +20,12 @@ from jobkit.adapters.sql.engine import Database
 from jobkit.adapters.sql.holds import holds_now, mark_now
 from jobkit.adapters.sql.presence import answer_for, millis_of
 from jobkit.adapters.sql.rows import CLOCK_SLACK_MS, TOKEN_COLUMNS, clean, lowest_id, token_of
-from jobkit.adapters.sql.tables import claim_fronts, job_types, jobs, publishers, undecodable
+from jobkit.adapters.sql.tables import WAITING, claim_fronts, job_types, jobs, publishers, undecodable
 from jobkit.adapters.sql.terms import UUIDS, any_picked, any_uuid, db_now, db_start
 from jobkit.domain.job import JobState, Token
 from jobkit.ports import Held, Lease
 
 QUEUED, RUNNING, RETRYING = JobState.QUEUED.value, JobState.RUNNING.value, JobState.RETRYING.value
-# Written out as literals: a partial index serves a query only where its condition is seen to hold.
-WAITING = sa.text("jobs.state IN ('PENDING', 'QUEUED', 'RETRYING')")
 IS_RUNNING = sa.text("jobs.state = 'RUNNING'")
 # An acceptor's idea of database time may be off by this much.
 CREATE_SLACK_MS = 5_000

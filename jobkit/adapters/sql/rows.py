@@ -11,6 +11,7 @@ from uuid import UUID
 import orjson
 import sqlalchemy as sa
 
+from jobkit.adapters.sql.engine import packed
 from jobkit.adapters.sql.tables import job_types, jobs
 from jobkit.domain.job import (
     HISTORY_LIMIT,
@@ -102,7 +103,7 @@ def pack_history(history: Sequence[Attempt]) -> bytes | None:
     """The newest `HISTORY_LIMIT`; None when empty."""
     if not history:
         return None
-    return orjson.dumps(
+    return packed(
         [
             {
                 "d": a.delivery,

@@ -66,6 +66,8 @@ jobs = sa.Table(
 )
 
 WAITING_SQL = "state IN ('PENDING', 'QUEUED', 'RETRYING')"
+# Written out as literals: a partial index serves a query only where its condition is seen to hold.
+WAITING = sa.text(f"jobs.{WAITING_SQL}")
 
 
 def _partial(name: str, *columns: sa.Column[object], where: str) -> sa.Index:

@@ -1,0 +1,56 @@
+"""Retention: old rows leave in small batches, types that nobody uses leave with their queue."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import timedelta
+from uuid import UUID
+
+from jobkit.host.world import World
+from jobkit.ports import Ages
+
+_log = logging.getLogger(__name__)
+
+BATCH = 500
+PAUSE_SECONDS = 0.05
+IDLE_TYPE = timedelta(days=1)
+WORKER_SILENCE = timedelta(seconds=60)
+START = UUID(int=0)
+
+
+class Retention:
+    """Run `purge` and `drop_idle_types` now and then; both may run in several replicas."""
+
+    def __init__(self, world: World, ages: Ages, idle_type: timedelta = IDLE_TYPE) -> None:
+        self._world = world
+        self._ages = ages
+        self._idle_ms = round(idle_type.total_seconds() * 1000)
+
+    async def purge(self) -> None:
+        """Everything that is too old, a bounded batch at a time with a pause between: the hot path goes first."""
+        removed = 0
+        after: UUID | None = START
+        while after is not None:
+            step = await self._world.retention.purge(after, self._ages, BATCH)
+            removed += step.removed
+            after = step.after
+            await asyncio.sleep(PAUSE_SECONDS)
+        removed += await self._world.retention.purge_records(self._ages, BATCH)
+        if removed:
+            _log.info("removed %d rows that had their time", removed)
+
+    async def drop_idle_types(self) -> None:
+        """First the row, unless a job has come; then the queue, unless a token lies on it. A type that comes back in
+        between is inserted again on sight, and its queue declared again on first use."""
+        idle = await self._world.retention.idle_types(self._idle_ms)
+        served = await self._world.presence.served_types(WORKER_SILENCE) if idle else set()
+        for name in idle if "*" not in served else ():
+            if name not in served and await self._world.retention.drop_type(name):
+                await self._world.dispatcher.drop(name)
+                _log.info("dropped job type %s: no job and no worker for a day", name)
+        # A submit that raced with a drop has left a job of a type that is not listed: list it again.
+        waiting = await self._world.recovery.oldest_waiting()
+        missing = sorted(waiting.keys() - (await self._world.types.all()).keys())
+        if missing:
+            await self._world.types.ensure(missing, len(missing) + 1_000_000)

@@ -1,0 +1,41 @@
+"""What is let in: types within their bound, backlogs with room, breakers that a caller does not want to wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from jobapi.backlog import Backlog
+from jobapi.types import Types, too_many_types
+from jobkit.domain.errors import Unavailable
+from jobkit.domain.job import NewJob, OnOpen
+from jobkit.runtime.clock import DatabaseClock
+
+
+class Admission:
+    """`prepare` once for all the types of a call, then `check` each job."""
+
+    def __init__(self, types: Types, backlog: Backlog, clock: DatabaseClock) -> None:
+        self.types = types
+        self.backlog = backlog
+        self._clock = clock
+
+    async def prepare(self, names: Iterable[str]) -> dict[str, int]:
+        """Insert types on first sight; those that did not fit, with the limit. Raises Unavailable."""
+        return await self.types.ensure(names)
+
+    def check(self, job: NewJob, unfit: dict[str, int]) -> None:
+        """Raises Exhausted (one type too many, a full backlog); Unavailable for on_open=REJECT while the type is
+        held, but not once the open time has passed: then this job is the probe."""
+        if job.job_type in unfit:
+            raise too_many_types(job.job_type, unfit[job.job_type])
+        self.backlog.check(job.job_type)
+        if job.on_open is not OnOpen.REJECT:
+            return
+        wait = self.types.rejected_for(job.job_type, self._clock.now())
+        if wait is not None:
+            raise Unavailable(
+                f"the breaker of '{job.job_type}' is open",
+                reason="BREAKER_OPEN",
+                retry_after=wait,
+                metadata={"breaker": job.job_type},
+            )

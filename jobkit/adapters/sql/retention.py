@@ -1,0 +1,149 @@
+"""Old rows leave in small batches along the primary key, which is time: no index of their own, no long lock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from jobkit.adapters.sql.engine import Database
+from jobkit.adapters.sql.rows import lowest_id
+from jobkit.adapters.sql.tables import (
+    breaker_transitions,
+    claim_fronts,
+    job_labels,
+    job_types,
+    jobs,
+    request_keys,
+    undecodable,
+    workers,
+)
+from jobkit.adapters.sql.terms import any_uuid, db_now
+from jobkit.domain.job import JobState
+from jobkit.ports import Ages, PurgeStep
+
+NEWEST_KEPT = 16  # transitions a breaker keeps whatever their age: it is rebuilt from them
+
+
+class SqlRetention:
+    """The `Retention` port."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def purge(self, after: UUID, ages: Ages, limit: int) -> PurgeStep:
+        return await self._database.write(lambda c: _purge(c, after, ages, limit))
+
+    async def purge_records(self, ages: Ages, limit: int) -> int:
+        return await self._database.write(lambda c: _purge_records(c, ages, limit))
+
+    async def idle_types(self, older_than_ms: int) -> list[str]:
+        statement = sa.select(job_types.c.job_type).where(
+            job_types.c.created_at < db_now() - older_than_ms,
+            job_types.c.held_reason.is_(None),
+            ~sa.exists().where(jobs.c.job_type == job_types.c.job_type).correlate(job_types),
+        )
+
+        async def work(connection: AsyncConnection) -> list[str]:
+            return list((await connection.execute(statement)).scalars())
+
+        return await self._database.read(work)
+
+    async def drop_type(self, job_type: str) -> bool:
+        unused = ~sa.exists().where(jobs.c.job_type == job_types.c.job_type).correlate(job_types)
+
+        async def work(connection: AsyncConnection) -> bool:
+            gone = await connection.execute(
+                sa.delete(job_types).where(job_types.c.job_type == job_type, unused)
+            )
+            return gone.rowcount > 0
+
+        return await self._database.write(work)
+
+
+async def _purge(connection: AsyncConnection, after: UUID, ages: Ages, limit: int) -> PurgeStep:
+    now = int((await connection.execute(sa.select(db_now()))).scalar_one())
+    rows = (
+        await connection.execute(
+            sa.select(
+                jobs.c.job_id,
+                jobs.c.state,
+                jobs.c.finished_at,
+                jobs.c.quarantined_at,
+                jobs.c.labels,
+                jobs.c.request_id,
+            )
+            .where(jobs.c.job_id > after, jobs.c.job_id < lowest_id(now - ages.finished_ms))
+            .order_by(jobs.c.job_id)
+            .limit(limit)
+        )
+    ).all()
+    old = [row for row in rows if _too_old(row, now, ages)]
+    if old:
+        await _delete(connection, old)
+    return PurgeStep(len(old), rows[-1].job_id if len(rows) == limit else None)
+
+
+def _too_old(row: Any, now: int, ages: Ages) -> bool:
+    if row.finished_at is not None:
+        return bool(row.finished_at < now - ages.finished_ms)
+    quarantined = row.state == JobState.QUARANTINED.value and row.quarantined_at is not None
+    return quarantined and row.quarantined_at < now - ages.quarantined_ms
+
+
+async def _delete(connection: AsyncConnection, old: Sequence[Any]) -> None:
+    labels = [
+        {"b_key": key, "b_value": value, "b_id": row.job_id}
+        for row in old
+        if row.labels
+        for key, value in orjson.loads(row.labels).items()
+    ]
+    if labels:
+        await connection.execute(
+            sa.delete(job_labels).where(
+                job_labels.c.key == sa.bindparam("b_key"),
+                job_labels.c.value == sa.bindparam("b_value"),
+                job_labels.c.job_id == sa.bindparam("b_id"),
+            ),
+            labels,
+        )
+    keys = [{"b_key": row.request_id, "b_id": row.job_id} for row in old if row.request_id]
+    if keys:
+        await connection.execute(
+            sa.delete(request_keys).where(
+                request_keys.c.request_id == sa.bindparam("b_key"),
+                request_keys.c.job_id == sa.bindparam("b_id"),
+            ),
+            keys,
+        )
+    await connection.execute(sa.delete(jobs).where(any_uuid(jobs.c.job_id, sorted(r.job_id for r in old))))
+
+
+async def _purge_records(connection: AsyncConnection, ages: Ages, limit: int) -> int:
+    """The ledger but its newest entries a breaker, filed messages, and what workers left that are long gone."""
+    now = int((await connection.execute(sa.select(db_now()))).scalar_one())
+    numbered = sa.select(
+        breaker_transitions.c.revision,
+        breaker_transitions.c.at,
+        sa.func.row_number()
+        .over(partition_by=breaker_transitions.c.breaker, order_by=breaker_transitions.c.generation.desc())
+        .label("nth"),
+    ).subquery()
+    stale = (
+        sa.select(numbered.c.revision)
+        .where(numbered.c.nth > NEWEST_KEPT, numbered.c.at < now - ages.quarantined_ms)
+        .limit(limit)
+    )
+    removed = 0
+    for statement in (
+        sa.delete(breaker_transitions).where(breaker_transitions.c.revision.in_(stale)),
+        sa.delete(undecodable).where(undecodable.c.filed_at < now - ages.quarantined_ms),
+        sa.delete(workers).where(workers.c.beat_at < now - ages.silent_ms),
+        sa.delete(claim_fronts).where(claim_fronts.c.seen_at < now - ages.silent_ms),
+    ):
+        removed += (await connection.execute(statement)).rowcount
+    return removed

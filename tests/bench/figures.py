@@ -1,0 +1,170 @@
+"""What was measured, and its tables. A figure is the median of its rounds, with the lowest and the highest beside
+it; a ratio compares it with something bare that was measured in the same run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+BEGIN, END = "<!-- bench: begin, written by `make bench` -->", "<!-- bench: end -->"
+PARTS = ("jobapi", "worker", "controlplane", "dev", "rabbitmq", "postgres", "redis", "client")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One round: `jobs` between two moments (Unix time), and the latencies (seconds) of those that have one."""
+
+    jobs: int
+    began: float
+    ended: float
+    latencies: Sequence[float] = ()
+
+    @property
+    def rate(self) -> float:
+        return self.jobs / max(self.ended - self.began, 1e-9)
+
+
+@dataclass(slots=True)
+class Row:
+    """All rounds of one measurement. `against` names the rows that it is compared with."""
+
+    name: str
+    against: Sequence[str]
+    rates: list[float] = field(default_factory=list)
+    latencies: list[Sequence[float]] = field(default_factory=list)
+    cpu: list[Mapping[str, float]] = field(default_factory=list)  # microseconds a job, by part
+    others: list[float] = field(default_factory=list)  # cores that somebody else kept busy
+
+
+class Report:
+    """Filled round by round; rows keep the order in which they were first seen."""
+
+    def __init__(self, heading: Sequence[str]) -> None:
+        self._heading = heading
+        self._rates: dict[str, Row] = {}
+        self._latencies: dict[str, Row] = {}
+        self._memory: dict[str, float] = {}
+
+    def rate(self, name: str, span: Span, used: Mapping[str, float], against: Sequence[str] = ()) -> None:
+        """A round of something that is done many times a second."""
+        row = self._rates.setdefault(name, Row(name, against))
+        row.rates.append(span.rate)
+        self._account(row, span, used)
+
+    def latency(self, name: str, span: Span, used: Mapping[str, float], against: Sequence[str] = ()) -> None:
+        """A round of something that somebody waits for."""
+        row = self._latencies.setdefault(name, Row(name, against))
+        row.latencies.append(span.latencies)
+        self._account(row, span, used)
+
+    def memory(self, peaks: Mapping[str, float]) -> None:
+        """Peak MiB by part; the highest that was ever told stays."""
+        for part, peak in peaks.items():
+            self._memory[part] = max(peak, self._memory.get(part, 0.0))
+
+    @staticmethod
+    def _account(row: Row, span: Span, used: Mapping[str, float]) -> None:
+        ours = {part: seconds for part, seconds in used.items() if part != "machine"}
+        row.cpu.append({part: seconds / span.jobs * 1e6 for part, seconds in ours.items()})
+        others = used.get("machine", 0.0) - sum(ours.values())
+        row.others.append(max(others, 0.0) / max(span.ended - span.began, 1e-9))
+
+    def markdown(self) -> str:
+        parts = [
+            *self._heading,
+            self._rate_table(),
+            self._latency_table(),
+            self._cpu_table(),
+            self._memory_line(),
+        ]
+        return "\n\n".join(part for part in parts if part) + "\n"
+
+    def write(self, page: Path) -> None:
+        """Put the tables between the two markers of `page`. Raises ValueError where there are none."""
+        text = page.read_text(encoding="utf-8")
+        block = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+        if not block.search(text):
+            raise ValueError(f"{page.name} has no line '{BEGIN}' before a line '{END}'")
+        fresh = f"{BEGIN}\n\n{self.markdown()}\n{END}"
+        page.write_text(block.sub(lambda _: fresh, text), encoding="utf-8")
+
+    # -- tables
+
+    def _rate_table(self) -> str:
+        rows = [
+            (row.name, _short(median(row.rates)), _spread(row.rates), self._ratios(row))
+            for row in self._rates.values()
+        ]
+        return _table("### How many a second", ("measured", "a second", "rounds", "ratio"), rows)
+
+    def _ratios(self, row: Row) -> str:
+        known = [(name, self._rates[name]) for name in row.against if name in self._rates]
+        return ", ".join(f"{median(row.rates) / median(other.rates):.2f} x {name}" for name, other in known)
+
+    def _latency_table(self) -> str:
+        rows = []
+        for row in self._latencies.values():
+            cells = [median([_percentile(r, p) * 1e3 for r in row.latencies]) for p in (50, 95, 99)]
+            spread = _spread([_percentile(r, 50) * 1e3 for r in row.latencies])
+            rows.append((row.name, *map(_short, cells), spread, self._latency_ratios(row)))
+        columns = ("measured", "p50 ms", "p95 ms", "p99 ms", "p50 of the rounds", "ratio p50 (p99)")
+        return _table("### How long one takes", columns, rows)
+
+    def _latency_ratios(self, row: Row) -> str:
+        def at(which: Row, percent: int) -> float:
+            return median([_percentile(r, percent) for r in which.latencies])
+
+        known = [(name, self._latencies[name]) for name in row.against if name in self._latencies]
+        return ", ".join(
+            f"{at(row, 50) / at(other, 50):.2f} ({at(row, 99) / at(other, 99):.2f}) x {name}"
+            for name, other in known
+        )
+
+    def _cpu_table(self) -> str:
+        measured = [*self._rates.values(), *self._latencies.values()]
+        shown = [p for p in PARTS if any(cpu.get(p, 0) > 0 for row in measured for cpu in row.cpu)]
+        rows = []
+        for row in measured:
+            used = {p: median([cpu.get(p, 0.0) for cpu in row.cpu]) for p in shown}
+            cells = [_short(used[p]) if used[p] >= 0.5 else "" for p in shown]
+            total = sum(seconds for part, seconds in used.items() if part != "client")
+            rows.append((row.name, *cells, _short(total), f"{median(row.others):.2f}"))
+        columns = ("microseconds of processor time a job", *shown, "all but client", "cores busy elsewhere")
+        return _table("### What it costs", columns, rows)
+
+    def _memory_line(self) -> str:
+        told = [f"{part} {self._memory[part]:.0f} MiB" for part in PARTS if part in self._memory]
+        return f"Peak resident memory: {', '.join(told)}." if told else ""
+
+
+def _percentile(values: Sequence[float], percent: int) -> float:
+    """The smallest value that `percent` of all do not exceed."""
+    ordered = sorted(values)
+    return ordered[max(-(-percent * len(ordered) // 100) - 1, 0)]
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _spread(values: Sequence[float], shown: Callable[[float], str] = _short) -> str:
+    return f"{shown(min(values))} to {shown(max(values))}" if len(values) > 1 else "one"
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown that can be read in a terminal too."""
+    if not rows:
+        return ""
+    widths = [max(len(line[i]) for line in (columns, *rows)) for i in range(len(columns))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (
+            c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))
+        )
+        return f"| {' | '.join(padded)} |"
+
+    rule = f"|{'|'.join('-' * (w + 1) + ('-' if i == 0 else ':') for i, w in enumerate(widths))}|"
+    return "\n".join([title, "", line(columns), rule, *map(line, rows)])

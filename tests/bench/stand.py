@@ -1,0 +1,123 @@
+"""The stand that measurements are made on: processes of the product, the meter, and a report to fill."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from tests.bench.figures import Report, Span
+from tests.bench.meter import Meter, Pids
+from tests.servers import free_port, reachable, wait_for
+from tests.system.fleet import Ports, Program
+
+SETTINGS = {"SIMULATE": "1", "LOG_LEVEL": "WARNING"}
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much of it. `jobs` is a round of the batched submit and of the drain; the rest follows from it."""
+
+    jobs: int
+    rounds: int
+
+    @property
+    def singly(self) -> int:
+        """A round of what is done one by one, many at a time."""
+        return max(self.jobs // 5, 300)
+
+    @property
+    def lone(self) -> int:
+        """A round of what is done strictly one after the other."""
+        return max(self.jobs // 50, 100)
+
+
+class Measured(Program):
+    """A process whose use of the machine is looked at."""
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+
+class Stand:
+    """Use it entered: leaving stops all that was started, and keeps the peaks of memory."""
+
+    def __init__(
+        self, environ: Mapping[str, str], servers: Mapping[str, Pids], report: Report, sizes: Sizes
+    ) -> None:
+        self.sizes = sizes
+        self.ports = Ports()
+        self._environ = {**SETTINGS, **self.ports.environ, **environ}
+        self._report = report
+        self._programs: list[Measured] = []
+        self._stack = contextlib.ExitStack()
+        parts = {name: self._pids_of(name) for name in ("jobapi", "worker", "controlplane", "dev")}
+        self._meter = Meter({**parts, **servers})
+
+    def __enter__(self) -> Self:
+        self.directory = Path(
+            self._stack.enter_context(tempfile.TemporaryDirectory(prefix="selfheal-bench-"))
+        )
+        self._stack.callback(self._stop_all)
+        self._stack.enter_context(self._meter)
+        self._stack.callback(self._note_memory)
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._stack.__exit__(*raised)
+
+    def migrate(self) -> None:
+        migration = Measured(["migrate"], self._environ, self.directory).start()
+        assert migration.await_end() == 0, migration.log
+
+    def start(self, component: str, *arguments: str, **environ: str) -> Measured:
+        """A component, ready."""
+        program = Measured([component, *arguments], {**self._environ, **environ}, self.directory).start()
+        self._programs.append(program)
+        parts = ("controlplane", "jobapi", "worker") if component == "dev" else (component,)
+        return program.await_ready(*(f"{self.ports.http(part)}/health/ready" for part in parts))
+
+    def stop(self, program: Measured) -> None:
+        """In order, its peak of memory noted."""
+        self._note_memory()
+        program.stop()
+        self._programs.remove(program)
+
+    def rate(self, name: str, span: Span, *against: str) -> None:
+        """Report a round of something done many times."""
+        self._report.rate(name, span, self._meter.between(span.began, span.ended), against)
+
+    def latency(self, name: str, span: Span, *against: str) -> None:
+        """Report a round of something waited for."""
+        self._report.latency(name, span, self._meter.between(span.began, span.ended), against)
+
+    def _pids_of(self, component: str) -> Pids:
+        return lambda: [p.pid for p in self._programs if p.arguments[0] == component]
+
+    def _note_memory(self) -> None:
+        ours = {"jobapi", "worker", "controlplane", "dev"}
+        self._report.memory({part: peak for part, peak in self._meter.memory().items() if part in ours})
+
+    def _stop_all(self) -> None:
+        for program in reversed(self._programs):
+            program.stop()
+
+
+@contextlib.contextmanager
+def echo_server() -> Iterator[str]:
+    """The address of a bare grpc.aio server in a process of its own."""
+    port = free_port()
+    process = subprocess.Popen([sys.executable, "-m", "tests.bench.echo", str(port)])
+    try:
+        wait_for(lambda: reachable(f"//127.0.0.1:{port}", port), 10, "the echo answers")
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)

@@ -1,0 +1,51 @@
+"""How fast jobs are accepted, by each door, while no worker runs."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.bench import bare, load
+from tests.bench.stand import Stand, echo_server
+
+pytestmark = pytest.mark.timeout(900)
+
+RAW = "raw aio-pika publish, 256 in flight"
+INSERTS = "unbatched inserts, 8 connections"
+LONE_INSERTS = "unbatched inserts, 1 connection"
+POSTS = 500  # the requirement's figure: 500 POSTs, 50 at once
+
+
+def test_submit(
+    stand: Stand, rabbitmq_url: str, postgres_url: str, namespace: str, loop: asyncio.Runner
+) -> None:
+    sizes = stand.sizes
+    with echo_server() as echo:
+        stand.start("jobapi")
+        address, job_type = stand.ports.grpc("jobapi"), f"{namespace}.submit"
+        loop.run(load.submit_singly(address, job_type, 50, 10))  # the first of a type declares its queue
+        for _ in range(sizes.rounds):
+            stand.rate(RAW, loop.run(bare.publish(rabbitmq_url, sizes.singly, 256)))
+            stand.rate(LONE_INSERTS, loop.run(bare.insert_rows(postgres_url, sizes.lone, 1)))
+            stand.rate(INSERTS, loop.run(bare.insert_rows(postgres_url, sizes.singly, 8)))
+            span = loop.run(load.submit_batches(address, job_type, sizes.jobs))
+            stand.rate("BatchSubmitJobs, 1,000 a call, 4 in flight", span, INSERTS, RAW)
+            _singly(stand, loop, echo, job_type, 1, LONE_INSERTS)
+            _singly(stand, loop, echo, job_type, 32, INSERTS)
+            _singly(stand, loop, echo, job_type, 256, INSERTS)
+            span = loop.run(load.post_jobs(stand.ports.http("jobapi"), job_type, POSTS, 50))
+            stand.rate("POST /jobs, 50 in flight", span, "bare grpc.aio echo, 32 in flight", INSERTS)
+            stand.latency("POST /jobs, 50 in flight", span, "bare grpc.aio echo, 32 in flight")
+
+
+def _singly(stand: Stand, loop: asyncio.Runner, echo: str, job_type: str, width: int, inserts: str) -> None:
+    """SubmitJob beside an echo of the same message."""
+    total = stand.sizes.lone if width == 1 else stand.sizes.singly
+    bare_name, name = (f"{what}, {width} in flight" for what in ("bare grpc.aio echo", "SubmitJob"))
+    span = loop.run(load.submit_singly(echo, job_type, total, width))
+    stand.rate(bare_name, span)
+    stand.latency(bare_name, span)
+    span = loop.run(load.submit_singly(stand.ports.grpc("jobapi"), job_type, total, width))
+    stand.rate(name, span, bare_name, inserts)
+    stand.latency(name, span, bare_name)

@@ -1,0 +1,262 @@
+"""On PostgreSQL every hot query is served by an index: no plan may read the whole table of jobs.
+
+What is explained is what the adapter really sends, caught on its way to the driver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import count
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import asyncpg
+import pytest
+import sqlalchemy as sa
+
+from jobkit.adapters.sql import schema
+from jobkit.adapters.sql.engine import Database
+from jobkit.domain.filter import PageToken, parse_filter
+from jobkit.domain.job import JobError, QuarantineReason
+from jobkit.domain.retry import Complete, Decision, Isolate, Retry
+from jobkit.ports import Held, Lease, Settlement
+from tests.contract.store_contract import LEASE, SESSION, Store, new_id
+
+pytestmark = pytest.mark.postgres
+
+JOBS = 50_000
+T0 = 1_760_000_000_000
+# Nine in ten are finished; the rest waits, runs or is quarantined, over 40 types.
+FILL = f"""
+INSERT INTO jobs (job_id, job_type, state, due_at, session_id, payload, request_id, error_code,
+                  quarantine_reason, quarantined_at, lease_until, claim_id, worker_id, started_at, deliveries,
+                  created_at, updated_at)
+SELECT
+    (lpad(to_hex({T0} + n), 12, '0') || '7000' || '8000' || lpad(to_hex(n), 12, '0'))::uuid,
+    'type' || n % 40,
+    state,
+    {T0} + n,
+    CASE WHEN n % 200 <> 1 THEN '00000000-0000-0000-0000-00000000000a'::uuid END,
+    convert_to(repeat('x', 200), 'UTF8'),
+    CASE WHEN n % 10 = 0 THEN 'r' || n END,
+    CASE WHEN n % 97 = 0 THEN 'API_TIMEOUT' END,
+    CASE WHEN state = 'QUARANTINED' THEN 'RETRIES_EXHAUSTED' END,
+    CASE WHEN state = 'QUARANTINED' THEN {T0} END,
+    CASE WHEN state = 'RUNNING' THEN {T0} END,
+    CASE WHEN state = 'RUNNING' THEN gen_random_uuid() END,
+    'w', CASE WHEN state IN ('RUNNING', 'SUCCEEDED') THEN {T0} END,
+    1, {T0} + n, {T0} + n
+FROM (
+    SELECT n, (CASE n % 100 WHEN 1 THEN 'PENDING' WHEN 2 THEN 'QUEUED' WHEN 3 THEN 'QUEUED'
+        WHEN 4 THEN 'RETRYING' WHEN 5 THEN 'RUNNING' WHEN 6 THEN 'QUARANTINED' WHEN 7 THEN 'QUEUED'
+        ELSE 'SUCCEEDED' END) AS state
+    FROM generate_series(1, {JOBS}) AS n
+) AS numbered;
+INSERT INTO job_labels SELECT 'tenant', 't' || hashtext(job_id::text) % 100, job_id FROM jobs;
+INSERT INTO request_keys SELECT request_id, job_id, '' FROM jobs WHERE request_id IS NOT NULL;
+INSERT INTO job_types (job_type, created_at, hold_number, held_reason)
+SELECT 'type' || n, 0, 1, CASE WHEN n = 7 THEN 'BREAKER_OPEN' END FROM generate_series(0, 39) AS n;
+"""
+
+
+def job(n: int) -> UUID:
+    """The id of the `n`-th job as FILL makes it."""
+    return UUID(f"{T0 + n:012x}70008000{n:012x}")
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    text: str
+    values: tuple[Any, ...]
+
+
+class Wire:
+    """Catches what goes to the driver."""
+
+    def __init__(self, database: Database) -> None:
+        self.sent: list[Sent] = []
+        self._on = False
+        for engine in (database._writer, database._reader):
+            sa.event.listen(engine.sync_engine, "before_cursor_execute", self._catch)
+
+    def _catch(self, _c: Any, _cursor: Any, text: str, values: Any, _context: Any, many: bool) -> None:
+        if self._on:
+            self.sent.append(Sent(text, tuple(values[0] if many else values)))
+
+    @contextmanager
+    def caught(self) -> Iterator[list[Sent]]:
+        self.sent.clear()
+        self._on = True
+        yield self.sent
+        self._on = False
+
+
+@pytest.fixture(scope="module")
+def filled_url(_postgres_server: str) -> Iterator[str]:
+    """A database with 50,000 jobs for all tests of this module, which change little in it."""
+    name = f"selfheal_test_{new_id().hex[-12:]}"
+    url = urlsplit(_postgres_server)._replace(path=f"/{name}").geturl()
+
+    async def run(on: str, *statements: str) -> None:
+        connection = await asyncpg.connect(on)
+        for statement in statements:
+            await connection.execute(statement)
+        await connection.close()
+
+    async def fill() -> None:
+        await run(_postgres_server, f'CREATE DATABASE "{name}" TEMPLATE template0')
+        database = Database(url)
+        await schema.migrate(database)
+        await database.close()
+        await run(url, "SET synchronous_commit = off", FILL, "VACUUM ANALYZE")
+
+    asyncio.run(fill())
+    yield url
+    asyncio.run(run(_postgres_server, f'DROP DATABASE "{name}" WITH (FORCE)'))
+
+
+@pytest.fixture
+async def store(filled_url: str) -> AsyncIterator[Store]:
+    database = Database(filled_url)
+    yield Store(database)
+    await database.close()
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from nodes(child)
+
+
+async def plans(url: str, sent: Sent, *, generic: bool) -> list[dict[str, Any]]:
+    """The nodes of a statement's plan, made for its values or, as after many executions, for any."""
+    connection = await asyncpg.connect(url)
+    try:
+        mode = "force_generic_plan" if generic else "force_custom_plan"
+        await connection.execute(f"SET plan_cache_mode = {mode}")
+        await connection.execute("SET jit = off")
+        statement = await connection.prepare(f"EXPLAIN (FORMAT JSON) {sent.text}")
+        answer = await statement.fetchval(*sent.values)
+        return list(nodes(json.loads(answer)[0]["Plan"]))
+    finally:
+        await connection.close()
+
+
+def page(text: str, size: int = 50, after: PageToken | None = None) -> Callable[[Store], Awaitable[Any]]:
+    return lambda store: store.reader.page(parse_filter(text), size, after)
+
+
+def settle_all(store: Store) -> Awaitable[Any]:
+    error = JobError("API_TIMEOUT", "")
+    decisions: list[Decision] = [
+        Complete(b"{}"),
+        Retry(timedelta(), error),
+        Isolate(QuarantineReason.POISON, error),
+    ]
+    return store.work.settle([Settlement(Held(job(100 * n + 5), 1), d, ()) for n, d in enumerate(decisions)])
+
+
+DEEP = PageToken(job(JOBS // 2), 0)
+QUARANTINED = (job(100 * n + 6) for n in count(12))
+SOME = [job(n) for n in range(1, 200)]
+QUERIES: dict[str, Callable[[Store], Awaitable[Any]]] = {
+    "claim": lambda s: s.work.claim(SOME, claim_id=new_id(), worker_id="w", lease=LEASE),
+    "settle": settle_all,
+    "renew": lambda s: s.work.renew([Held(job(100 * n + 5), 1) for n in range(100)], lease=LEASE),
+    "progress": lambda s: s.work.progress([(Held(job(305), 1), 1, 2)]),
+    "get": lambda s: s.reader.get(SOME),
+    "cancel": lambda s: s.steering.cancel(job(1201)),
+    "retry": lambda s: s.steering.retry(next(QUARANTINED), None, SESSION),
+    "page of all": page(""),
+    "page of all, deep": page("", after=DEEP),
+    "page of a type": page("job_type = type3"),
+    "page of a type, deep": page("job_type = type3", after=DEEP),
+    "page by a rare state": page("state = PENDING"),
+    "page by a common state": page("state = SUCCEEDED", after=DEEP),
+    "page by a state that holds add to": page("state = QUARANTINED"),
+    "page by state and type": page("state = QUARANTINED AND job_type = type6"),
+    "page by a stored reason": page("quarantine.reason = RETRIES_EXHAUSTED"),
+    "page by a derived reason": page("quarantine.reason = BREAKER_OPEN"),
+    "page by a label": page("labels.tenant = t7"),
+    "page by a label, deep": page("labels.tenant = t7", after=DEEP),
+    "page by a label and a state": page("labels.tenant = t7 AND state = QUARANTINED"),
+    "page by two labels": page("labels.tenant = t7 AND labels.colour = red"),
+    "page by error code": page("error.code = API_TIMEOUT"),
+    "page by request": page("request_id = r500"),
+    "page by time": page('create_time > "2025-10-09T08:54:00Z" AND create_time < "2025-10-09T08:54:10Z"'),
+    "orphan": lambda s: s.sessions.orphan(SESSION, SOME),
+    "take_overdue": lambda s: s.recovery.take_overdue(SESSION, 100),
+    "take_lost": lambda s: s.recovery.take_lost(SESSION, "type3", T0 + 10_000, 100),
+    "take_orphans": lambda s: s.recovery.take_orphans(new_id(), timedelta(), 100),
+    "oldest_waiting": lambda s: s.recovery.oldest_waiting(),
+    "expired": lambda s: s.recovery.expired(100),
+    "rescue": lambda s: s.recovery.rescue(
+        SESSION, [Lease(Held(job(905), 1), T0), Lease(Held(job(1005), 1), T0)]
+    ),
+    "waiting_pages": lambda s: anext(s.recovery.waiting_pages(500)),
+    "count_waiting": lambda s: s.recovery.count_waiting(),
+}
+BIG = {"jobs", "job_labels", "request_keys"}
+
+
+@pytest.mark.parametrize("name", QUERIES)
+async def test_a_hot_query_is_served_by_an_index(store: Store, filled_url: str, name: str) -> None:
+    if name == "take_orphans":
+        await store.sessions.beat(SESSION, "jobapi", job(JOBS - 500))
+    wire = Wire(store.database)
+    with wire.caught() as caught:
+        await QUERIES[name](store)
+    about_jobs = [sent for sent in caught if any(table in sent.text for table in BIG)]
+    assert about_jobs
+    indexes: set[str] = set()
+    for sent in about_jobs:
+        for generic in (False, True):
+            found = await plans(filled_url, sent, generic=generic)
+            read = [n for n in found if n["Node Type"] == "Seq Scan" and n["Relation Name"] in BIG]
+            assert not read, f"{'generic' if generic else 'custom'} plan of: {sent.text}"
+            indexes |= {n["Index Name"] for n in found if "Index Name" in n}
+    assert indexes & {n for table in BIG for n in EXPECTED[table]}, indexes
+
+
+EXPECTED = {
+    "jobs": {
+        "jobs_pkey",
+        "jobs_type_state_idx",
+        "jobs_waiting_idx",
+        "jobs_overdue_idx",
+        "jobs_lease_idx",
+        "jobs_error_idx",
+        "jobs_reason_idx",
+    },
+    "job_labels": {"job_labels_pkey"},
+    "request_keys": {"request_keys_pkey"},
+}
+
+
+async def test_every_index_is_used_and_statements_are_compiled_once(store: Store, filled_url: str) -> None:
+    """An index that no query uses only costs; a statement that misses the compiled cache costs each time."""
+    wire = Wire(store.database)
+    used: set[str] = set()
+    for query in QUERIES.values():
+        with wire.caught() as caught:
+            await query(store)
+        for sent in list(caught):
+            used |= {n.get("Index Name", "") for n in await plans(filled_url, sent, generic=False)}
+    assert set().union(*EXPECTED.values()) <= used
+    misses: list[str] = []
+
+    def missed(_c: Any, _cursor: Any, text: str, _values: Any, context: Any, _many: bool) -> None:
+        if context.cache_hit.name == "CACHE_MISS":
+            misses.append(text)
+
+    for engine in (store.database._writer, store.database._reader):
+        sa.event.listen(engine.sync_engine, "before_cursor_execute", missed)
+    for query in QUERIES.values():
+        await query(store)
+    assert misses == []
