@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -46,7 +47,7 @@ class Jobs:
 
     async def submit(self, submit: Submit) -> tuple[Job, bool]:
         """The job as recorded, and whether its request_id had been seen before."""
-        new = check_submit(submit, new_id(), self.max_payload)
+        new = self._new(submit)
         accepted = await self._submitter.submit(new)
         return (await self._told([new], [accepted]))[0], accepted.existed
 
@@ -66,9 +67,13 @@ class Jobs:
         if isinstance(item, Exception):
             return item
         try:
-            return check_submit(item, new_id(), self.max_payload)
+            return self._new(item)
         except InvalidJob as error:
             return error
+
+    def _new(self, submit: Submit) -> NewJob:
+        trace = self._world.tracing.begin(submit.trace)
+        return check_submit(replace(submit, trace=trace), new_id(), self.max_payload)
 
     async def _told(self, batch: Sequence[NewJob], accepted: Sequence[Accepted]) -> list[Job]:
         """Jobs for the answers. A new one is told as it was written; only earlier ones are read back."""
@@ -86,7 +91,7 @@ class Jobs:
         return job
 
     async def wait(self, job_id: UUID, timeout: timedelta | None) -> Job:
-        return await self._waiters.wait(job_id, min(timeout or DEFAULT_WAIT, MAX_WAIT))
+        return await self._waiters.wait(job_id, min(DEFAULT_WAIT if timeout is None else timeout, MAX_WAIT))
 
     async def list(
         self, query: JobFilter, page_size: int, after: PageToken | None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter
@@ -46,35 +47,51 @@ class Submitter:
 
     async def submit(self, job: NewJob) -> Accepted:
         """Raises AlreadyExists, Exhausted, Unavailable; once it returns the job is recorded."""
-        self._admission.check(job, await self._admission.prepare([job.job_type]))
-        return await self._batches.do(job)
+        with self._expected([job]):
+            self._admission.check(job, await self._admission.prepare([job.job_type]))
+            future = self._batches.add(job)
+        return await future
 
     async def submit_many(self, batch: Sequence[NewJob]) -> list[Accepted | Exception]:
         """Each item's answer, in order. Raises Unavailable when nothing could be looked at."""
-        unfit = await self._admission.prepare({job.job_type for job in batch})
+        with self._expected(batch):
+            unfit = await self._admission.prepare({job.job_type for job in batch})
         futures: list[asyncio.Future[Accepted] | Exception] = []
         for job in batch:
             try:
                 self._admission.check(job, unfit)
                 futures.append(self._batches.add(job))
             except (Exhausted, Unavailable) as error:
+                self._publisher.forget([job.job_id])
                 futures.append(error)
         return [await _answer(future) for future in futures]
+
+    @contextmanager
+    def _expected(self, batch: Sequence[NewJob]) -> Iterator[None]:
+        """From here on no beat confirms these ids, although it may come long before their commit; once they are
+        in a batch, `_insert` sees to them."""
+        ids = [job.job_id for job in batch]
+        self._publisher.expect(ids)
+        try:
+            yield
+        except BaseException:
+            self._publisher.forget(ids)
+            raise
 
     async def _insert(self, batch: Sequence[NewJob]) -> Sequence[Accepted | Exception]:
         ordered = sorted(batch, key=lambda job: job.job_id)
         publisher = self._publisher
         session = publisher.session if publisher.open else None
         ids = [job.job_id for job in batch]
-        if session is not None:
-            publisher.expect(ids)
+        if session is None:
+            publisher.forget(ids)
         marks = {job.job_type: self._types.mark(job.job_type) for job in batch}
         try:
             answers = await self._intake.insert(batch, session=session, now=self._clock.now(), marks=marks)
-        except Unavailable:
-            # Unknown: the commit may have happened. A row that is there after all has no token, which lost-token
-            # detection finds; nobody was told "accepted".
-            publisher.forget(ids)
+        except Exception:
+            # The commit may have happened, and a repeat with the same request_id will then be told "accepted".
+            if session is not None:
+                publisher.disown(ids)
             raise
         fresh = {a.job_id for a in answers if isinstance(a, Accepted) and not a.existed}
         if session is not None:

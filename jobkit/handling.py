@@ -148,8 +148,9 @@ class JobContext:
 
     @property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
-        """Writes lines that carry `job_id` and `job_type`."""
-        return _JobLogger(_log, {"job_id": self.job_id, "job_type": self.job_type})
+        """Writes lines that carry `job_id`, `job_type` and `trace_id`."""
+        trace_id = self.traceparent[3:35]
+        return _JobLogger(_log, {"job_id": self.job_id, "job_type": self.job_type, "trace_id": trace_id})
 
     def progress(self, processed: int, total: int) -> None:
         """Report progress; cheap, as only the newest report is kept. Raises ValueError for negative numbers."""

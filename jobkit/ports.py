@@ -256,6 +256,10 @@ class WorkStore(Protocol):
     async def renew(self, held: Sequence[Held], *, lease: timedelta) -> tuple[set[UUID], set[UUID]]:
         """Extend leases; returns (still ours, of those: asked to cancel)."""
 
+    async def mark_alone(self, held: Held) -> bool:
+        """This claim runs with nothing beside it in its process: should it be lost, that counts as such. False: the
+        claim is lost already."""
+
     async def progress(self, marks: Sequence[tuple[Held, int, int]]) -> None:
         """Record (processed, total) of running jobs."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from uuid import UUID
 
@@ -23,6 +23,7 @@ from worker.fallback import FallbackStore
 _log = logging.getLogger(__name__)
 
 SWAP_TRIES = 3
+REPORT_SIZE = 500
 Changed = Callable[[str, BreakerRecord], None]
 
 
@@ -62,7 +63,7 @@ class Breakers:
         self._changed = changed
         self._breakers: dict[str, Breaker] = {}
         self._unrecorded: dict[str, BreakerRecord] = {}
-        self._version = -1
+        self._version: tuple[bool, int] | None = None
         self._offset = 0.0
         self._loops = Loops()
 
@@ -85,7 +86,7 @@ class Breakers:
         """The breaker of a type, watched from now on."""
         if job_type not in self._breakers:
             self._breakers[job_type] = Breaker(job_type)
-            self._version = -1
+            self._version = None
         return self._breakers[job_type]
 
     def due(self, record: BreakerRecord) -> bool:
@@ -99,9 +100,19 @@ class Breakers:
         wanted = list(names)
         if not wanted:
             return
-        found = await self._store.read(wanted)
-        for name in wanted:
-            self._learn(found.get(name, BreakerRecord(name)))
+        for record in (await self._read(wanted)).values():
+            self._learn(record)
+
+    async def _read(self, names: Sequence[str]) -> dict[str, BreakerRecord]:
+        """A record for each. A store that was wiped is reminded: a held type must not flow until somebody looks
+        into the ledger."""
+        found = await self._store.read(names)
+        for name in names:
+            if name not in found:
+                known = found[name] = self.of(name).record
+                if known.generation:
+                    await self._store.swap(name, 0, known)
+        return found
 
     def report(self, job_type: str, job_id: UUID, code: str, generation: int) -> None:
         """An attempt that began under `generation` ended: "" for a success, else its error code."""
@@ -153,7 +164,7 @@ class Breakers:
     async def _move(self, name: str, decide: Callable[[BreakerRecord, int], BreakerRecord | None]) -> None:
         """Read, decide, swap; again when somebody else was first."""
         for _ in range(SWAP_TRIES):
-            record = (await self._store.read([name])).get(name, BreakerRecord(name))
+            record = (await self._read([name]))[name]
             moved = decide(record, await self._store.now())
             if moved is None:
                 self._learn(record)
@@ -190,7 +201,7 @@ class Breakers:
         name = breaker.record.name
         try:
             while breaker.admits:
-                outcomes, breaker.outcomes = breaker.outcomes[:500], breaker.outcomes[500:]
+                outcomes, breaker.outcomes = breaker.outcomes[:REPORT_SIZE], breaker.outcomes[REPORT_SIZE:]
                 window = await self._store.report(
                     name,
                     Evidence(breaker.generation, tuple(outcomes)),
@@ -208,8 +219,8 @@ class Breakers:
                     self._learn(window.record)
                 if isinstance(decision, Wait):
                     await asyncio.sleep(decision.ms / 1000)
-                elif not any(code for _, code in breaker.outcomes):
-                    return
+                elif len(breaker.outcomes) < REPORT_SIZE and not any(code for _, code in breaker.outcomes):
+                    return  # a few successes can wait for the next flush
         except Unavailable as error:
             _log.debug("evidence of %s was not taken: %s", name, error)
         finally:
@@ -222,7 +233,9 @@ class Breakers:
                 await self._report(breaker)
 
     async def _poll(self) -> None:
-        version = await self._store.version()
+        # Which store it was, too: two stores' counters may meet by chance.
+        count = await self._store.version()
+        version = (self._fallback.alone, count)
         self._offset = await self._store.now() - asyncio.get_running_loop().time() * 1000
         if version != self._version:
             await self.refresh(list(self._breakers))

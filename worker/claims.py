@@ -4,15 +4,21 @@ second."""
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
+from jobkit.domain.errors import Unavailable
 from jobkit.domain.job import ClaimedJob
 from jobkit.domain.outcome import Interrupted
 from jobkit.ports import Held, WorkStore
+from jobkit.runtime.batcher import Batcher
 
+_log = logging.getLogger(__name__)
+
+BATCH = 500
 Interrupt = Callable[[UUID, Interrupted, int], None]
 """Told (job id, why, delivery) when a claim was cancelled or lost."""
 
@@ -32,6 +38,8 @@ class Claims:
         self._lease = lease
         self._claims: dict[UUID, _Claim] = {}
         self._interrupt_run = interrupt
+        # One batch at a time, so that no older report overtakes a newer one.
+        self._progress: Batcher[_Claim, None] = Batcher(self._write, max_items=BATCH)
 
     def __len__(self) -> int:
         return len(self._claims)
@@ -56,8 +64,8 @@ class Claims:
         now = asyncio.get_running_loop().time()
         third = self._lease.total_seconds() / 3
         due = [c for c in self._claims.values() if now - c.renewed_at >= third]
-        for start in range(0, len(due), 500):
-            await self._renew(due[start : start + 500], now)
+        for start in range(0, len(due), BATCH):
+            await self._renew(due[start : start + BATCH], now)
 
     async def _renew(self, due: Sequence[_Claim], now: float) -> None:
         ours, cancelled = await self._store.renew([c.held for c in due], lease=self._lease)
@@ -85,13 +93,22 @@ class Claims:
 
     async def write_progress(self) -> None:
         """Write the newest progress of every job that reported any; once a second."""
-        marks = [(c.held, *c.progress) for c in self._claims.values() if c.progress is not None]
-        for claim in self._claims.values():
-            claim.progress = None
-        for start in range(0, len(marks), 500):
-            await self._store.progress(marks[start : start + 500])
+        reported = [claim for claim in self._claims.values() if claim.progress is not None]
+        await asyncio.gather(*(self._progress.add(claim) for claim in reported))
 
-    def take_progress(self, job: ClaimedJob) -> tuple[int, int] | None:
-        """Progress not yet written, for the settle to flush first."""
+    async def flush_progress(self, job: ClaimedJob) -> None:
+        """The last progress before the end: a short job's only one. Done without while the database is away."""
         claim = self._claims.get(job.job_id)
-        return claim.progress if claim is not None else None
+        if claim is not None and claim.progress is not None:
+            try:
+                await self._progress.do(claim)
+            except Unavailable as error:
+                _log.debug("progress of %s was not written: %s", job.job_id, error)
+
+    async def _write(self, claims: Sequence[_Claim]) -> Sequence[None]:
+        part = [(claim, claim.progress) for claim in claims if claim.progress is not None]
+        await self._store.progress([(claim.held, *progress) for claim, progress in part])
+        for claim, written in part:
+            if claim.progress == written:
+                claim.progress = None
+        return [None] * len(claims)

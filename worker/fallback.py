@@ -11,6 +11,7 @@ from typing import TypeVar
 from jobkit.domain.breaker import BreakerRecord, Evidence, Window
 from jobkit.domain.errors import Unavailable
 from jobkit.ports import BreakerStore
+from jobkit.runtime.clock import DatabaseClock
 
 _log = logging.getLogger(__name__)
 
@@ -22,9 +23,11 @@ class FallbackStore:
     """The `BreakerStore` port over a shared store and, while that is away, over a private one which starts from
     the records last heard of. It goes back by itself; the shared store's word counts again from then on."""
 
-    def __init__(self, shared: BreakerStore, private: Callable[[], BreakerStore]) -> None:
+    def __init__(self, shared: BreakerStore, private: Callable[[Callable[[], int]], BreakerStore]) -> None:
         self._shared = shared
         self._make_private = private
+        # Records hold times of the shared store's clock, which the private one therefore carries on.
+        self._clock = DatabaseClock()
         self._private: BreakerStore | None = None
         self._known: dict[str, BreakerRecord] = {}
         self._retry_at = 0.0
@@ -57,13 +60,17 @@ class FallbackStore:
         return await work(self._private)
 
     async def _seeded(self) -> BreakerStore:
-        private = self._make_private()
+        private = self._make_private(self._clock.now)
         for name, record in self._known.items():
             await private.swap(name, 0, record)
         return private
 
     async def now(self) -> int:
-        return await self._call(lambda store: store.now())
+        asked = self._clock.monotonic()
+        now = await self._call(lambda store: store.now())
+        if not self.alone:
+            self._clock.adjust(now, asked)
+        return now
 
     async def read(self, names: Sequence[str]) -> dict[str, BreakerRecord]:
         return await self._call(lambda store: store.read(names))

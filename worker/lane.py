@@ -49,7 +49,7 @@ class TypeLane:
         self._slots = parts.slots
         self._runner = parts.runner
         self._breaker: Breaker = parts.breakers.of(job_type)
-        self._was_open = False
+        self._was_open = not self._breaker.admits
         self._ramp = Ramp(parts.slots.per_type)
         self._prefetch = 0
         self._lane: Lane | None = None
@@ -161,12 +161,14 @@ class TypeLane:
         lane = self._lane
         if lane is None or self._draining or not self._breaker.admits:
             return
-        while self._inbox and self._slots.admits(self.job_type) and len(self._tasks) < max(self._prefetch, 1):
-            if not self._runner.may_start(self.job_type):
-                return
+        while self._inbox and self._may_start():
             delivery, _ = self._inbox.popleft()
             if delivery.live:
                 self._start(lane, delivery)
+
+    def _may_start(self) -> bool:
+        running = len(self._tasks) + self._runner.strays(self.job_type)
+        return running < (self._prefetch or self._slots.per_type) and self._slots.admits(self.job_type)
 
     def _start(self, lane: Lane, delivery: Delivery) -> None:
         self._slots.take(self.job_type)
@@ -177,15 +179,18 @@ class TypeLane:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._slots.free(self.job_type)
-        if not task.cancelled() and task.exception() is not None:
-            _log.error("a run of %s failed outside its handler", self.job_type, exc_info=task.exception())
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Unavailable):
+            _log.info("a token of %s comes again: %s", self.job_type, error)
+        elif error is not None:
+            _log.error("a run of %s failed outside its handler", self.job_type, exc_info=error)
         self._pump()
 
     # -- probing
 
     async def _probe(self, lane: Lane) -> None:
         """Ask for a permit; with one, let the next claimable job be the probe."""
-        if not self._open_time_over() or not self._slots.admits(self.job_type):
+        if not self._open_time_over() or not self._may_start():
             return
         try:
             generation = await self._parts.breakers.probe_permit(self.job_type, self._parts.probe_lease)
@@ -207,7 +212,7 @@ class TypeLane:
     async def _run_probe(self, lane: Lane, generation: int) -> None:
         code: str | None = None
         try:
-            while (delivery := await lane.take()) is not None:
+            while not self._draining and (delivery := await lane.take()) is not None:
                 answer = await self._runner.probe(lane, delivery, generation)
                 if answer.claimed:
                     code = answer.code

@@ -29,6 +29,7 @@ class Lanes:
         self._lanes: dict[str, TypeLane] = {}
         self._loops = Loops()
         self._announced = False
+        self._draining = False
 
     def start(self) -> None:
         self._loops.every(LEARN_SECONDS, "lanes-learn", self.learn)
@@ -63,8 +64,10 @@ class Lanes:
             # Not before its breaker is known: a held type must not start with a burst.
             await self._parts.breakers.refresh(fresh)
         for name in fresh:
-            lane = self._lanes[name] = TypeLane(name, self._parts)
-            self._loops.spawn(f"lane-{name}", lane.run)
+            # Looked at again: another look may have been faster meanwhile.
+            if name not in self._lanes and not self._draining:
+                lane = self._lanes[name] = TypeLane(name, self._parts)
+                self._loops.spawn(f"lane-{name}", lane.run)
 
     def hurry(self) -> None:
         """A type may be new: look now."""
@@ -88,6 +91,7 @@ class Lanes:
 
     async def drain(self) -> None:
         """Stop consuming everywhere; what was not started goes back."""
+        self._draining = True
         await asyncio.gather(*(lane.drain() for lane in self._lanes.values()), return_exceptions=True)
 
     async def finish(self) -> None:

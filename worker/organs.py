@@ -35,6 +35,7 @@ from worker.runner import Runner, RunnerParts
 from worker.settings import WorkerSettings
 from worker.settler import Settler
 from worker.slots import Slots
+from worker.suspects import Suspects
 from worker.watch import Watch
 
 # A probe that neither answers nor dies may hold its permit for an attempt and this much more.
@@ -54,7 +55,7 @@ class Organs:
         self.loops = Loops()
         self.publisher = Publisher("worker", world.dispatcher, world.sessions, DatabaseClock(), new_id)
         self.claims = Claims(world.work, lease, self._interrupt)
-        self.watch = Watch(metrics, world.tracing, self._tell_ended, settings.concurrency)
+        self.watch = Watch(metrics, world.tracing, self._tell_ended)
         limits = Limits(concurrency=settings.concurrency, attempt_timeout=timeout)
         self.executor = Executor(handlers, limits, progress=self.claims.note_progress, freed=self._wake)
         self.fallback = FallbackStore(world.breakers, MemoryBreakerStore)
@@ -67,6 +68,9 @@ class Organs:
                 claimer=self.claimer,
                 claims=self.claims,
                 executor=self.executor,
+                suspects=Suspects(
+                    self.executor.run, world.work, settings.max_losses, settings.attempt_timeout
+                ),
                 settler=Settler(world.work, self.publisher, self.worker_id),
                 publisher=self.publisher,
                 breakers=self.breakers,

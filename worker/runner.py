@@ -22,6 +22,7 @@ from worker.claims import Claims
 from worker.executor import Executor
 from worker.registry import Registry
 from worker.settler import Settler
+from worker.suspects import Suspects
 from worker.watch import Watch
 
 _log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class RunnerParts:
     claimer: Claimer
     claims: Claims
     executor: Executor
+    suspects: Suspects
     settler: Settler
     publisher: Publisher
     breakers: Breakers
@@ -57,10 +59,9 @@ class Runner:
     def __init__(self, parts: RunnerParts) -> None:
         self._parts = parts
 
-    def may_start(self, job_type: str) -> bool:
-        """Strays (handlers that ignored their deadline) keep their slots."""
-        parts = self._parts
-        return parts.executor.strays.get(job_type, 0) < parts.watch.concurrency
+    def strays(self, job_type: str) -> int:
+        """Handlers that ignored their deadline and go on: each keeps its slot."""
+        return self._parts.executor.strays.get(job_type, 0)
 
     async def run(self, lane: Lane, delivery: Delivery, breaker: Breaker) -> None:
         """A token of a closed breaker."""
@@ -72,12 +73,10 @@ class Runner:
             # It opened while we claimed: back to its place, unburned.
             await self._settle(lane, delivery, job, Interrupted.DRAINED, 0.0)
             return
-        outcome, took = await self._execute(job)
+        outcome, took = await self._execute(job, generation)
         code = evidence_of(outcome)
         if code is not None:
             self._parts.breakers.report(job.job_type, job.job_id, code, generation)
-        if isinstance(outcome, Deferred) and outcome.wide:
-            await self._open(job.job_type, outcome.after, generation)
         await self._settle(lane, delivery, job, outcome, took)
 
     async def probe(self, lane: Lane, delivery: Delivery, generation: int) -> ProbeAnswer:
@@ -85,14 +84,13 @@ class Runner:
         job = await self._claim(lane, delivery)
         if job is None:
             return ProbeAnswer(claimed=False)
-        outcome, took = await self._execute(job)
+        outcome, took = await self._execute(job, generation)
         await self._settle(lane, delivery, job, outcome, took, probe=True)
         return ProbeAnswer(claimed=True, code=evidence_of(outcome))
 
     async def _open(self, job_type: str, after: timedelta, generation: int) -> None:
         try:
-            capped = min(after, self._parts.max_retry_after)
-            await self._parts.breakers.open_until(job_type, capped, generation)
+            await self._parts.breakers.open_until(job_type, after, generation)
         except Unavailable as error:
             _log.warning("the breaker of %s could not be opened: %s", job_type, error)
 
@@ -122,12 +120,17 @@ class Runner:
             await self._parts.publisher.publish([Dispatch(token, rung_at_least(miss.retry_in))])
         await lane.ack([delivery])
 
-    async def _execute(self, job: ClaimedJob) -> tuple[Outcome, float]:
+    async def _execute(self, job: ClaimedJob, generation: int) -> tuple[Outcome, float]:
         started = time.monotonic()
         with self._parts.watch.attempt(job) as tell:
-            outcome = await self._parts.executor.run(job)
+            outcome = await self._parts.suspects.run(job)
             tell(outcome)
-        return outcome, time.monotonic() - started
+        took = time.monotonic() - started
+        if isinstance(outcome, Deferred):
+            outcome = replace(outcome, after=min(outcome.after, self._parts.max_retry_after))
+            if outcome.wide:
+                await self._open(job.job_type, outcome.after, generation)
+        return outcome, took
 
     async def _settle(
         self,
@@ -140,32 +143,22 @@ class Runner:
         probe: bool = False,
     ) -> None:
         parts = self._parts
-        if isinstance(outcome, Deferred):
-            outcome = replace(outcome, after=min(outcome.after, parts.max_retry_after))
         handler = parts.registry.find(job.job_type)
         policy = parts.policy
         if handler is not None and handler.max_attempts is not None:
             policy = replace(policy, max_attempts=handler.max_attempts)
         decision = decide_next(outcome, job, policy, random.random(), probe=probe)  # noqa: S311 - jitter
         try:
-            await self._flush_progress(job)
+            await parts.claims.flush_progress(job)
             stands = await parts.settler.settle(job, decision, timedelta(seconds=took))
         finally:
             parts.claims.remove(job)
+        if stands:
+            parts.watch.settled(job, outcome, decision)
         if isinstance(decision, Release):
             await lane.give_back([delivery])
         else:
             await lane.ack([delivery])
-        if stands:
-            parts.watch.settled(job, outcome, decision)
-
-    async def _flush_progress(self, job: ClaimedJob) -> None:
-        """The last progress before the end: a short job's only one."""
-        if self._parts.claims.take_progress(job) is not None:
-            try:
-                await self._parts.claims.write_progress()
-            except Unavailable as error:
-                _log.debug("progress of %s was not written: %s", job.job_id, error)
 
 
 def evidence_of(outcome: Outcome) -> str | None:

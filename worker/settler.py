@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 from jobkit.domain.errors import Unavailable
 from jobkit.domain.job import HISTORY_LIMIT, Attempt, ClaimedJob, JobError, Token
-from jobkit.domain.retry import Decision, Isolate, Release, Retry, ladder_step
+from jobkit.domain.retry import Decision, Isolate, Postpone, Release, Retry, ladder_step
 from jobkit.ports import Dispatch, Held, Settlement, WorkStore
 from jobkit.runtime.batcher import Batcher
 from jobkit.runtime.publisher import Publisher
@@ -34,9 +35,9 @@ class Settler:
 
     async def settle(self, job: ClaimedJob, decision: Decision, took: timedelta) -> bool:
         """Record `decision`; True once it stands, False when the claim was lost and nothing was written."""
-        step = ladder_step(decision.delay) if isinstance(decision, Retry) else None
-        if isinstance(decision, Retry) and step is not None:
-            decision = Retry(timedelta(milliseconds=step), decision.error, decision.counted)
+        step = ladder_step(decision.delay) if isinstance(decision, Retry | Postpone) else None
+        if isinstance(decision, Retry | Postpone) and step is not None:
+            decision = replace(decision, delay=timedelta(milliseconds=step))
         # Who answers for the token: this session when it goes back through the broker; nobody, hence the
         # overdue reconciler, for a wait that is too long for it.
         session = self._publisher.session if step is not None or isinstance(decision, Release) else None

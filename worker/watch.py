@@ -11,7 +11,7 @@ from uuid import UUID
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from jobkit.domain.job import ClaimedJob
-from jobkit.domain.outcome import Deferred, Failed, Interrupted, Outcome, Succeeded
+from jobkit.domain.outcome import Convicted, Deferred, Failed, Interrupted, Outcome, Succeeded
 from jobkit.domain.retry import Cancel, Complete, Decision, Isolate, Retry
 from jobkit.runtime.tracing import Tracing
 
@@ -28,9 +28,7 @@ class Watch:
         registry: CollectorRegistry,
         tracing: Tracing,
         tell_ended: Callable[[Sequence[UUID]], None],
-        concurrency: int,
     ) -> None:
-        self.concurrency = concurrency
         self._tracing = tracing
         self._tell_ended = tell_ended
         self._ended: list[UUID] = []
@@ -120,5 +118,7 @@ def _labels(outcome: Outcome) -> tuple[str, str]:
             return "failed", error.code
         case Deferred():
             return "deferred", ""
+        case Convicted():
+            return "convicted", ""
         case Interrupted():
             return outcome.value.lower(), ""

@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
+from functools import partial
 
 from jobkit.domain.errors import Unavailable
 from jobkit.domain.job import Token
@@ -44,18 +45,12 @@ class Overdue:
 
     async def publish_nobodys(self) -> None:
         """Run it often: this is how jobs flow after the broker was away."""
-        while self._publisher.open:
-            taken = await self._take(
-                lambda: self._recovery.take_overdue(self._publisher.session, BATCH), "overdue"
-            )
-            if taken < BATCH:
-                return
+        session = self._publisher.session
+        await self._take_all(lambda: self._recovery.take_overdue(session, BATCH), "overdue")
 
     async def publish_orphaned(self) -> None:
-        if self._publisher.open:
-            await self._take(
-                lambda: self._recovery.take_orphans(self._publisher.session, SILENT, BATCH), "orphaned"
-            )
+        session = self._publisher.session
+        await self._take_all(lambda: self._recovery.take_orphans(session, SILENT, BATCH), "orphaned")
 
     async def publish_lost(self) -> None:
         """Run it every few seconds: what it finds has waited for a minute already."""
@@ -76,15 +71,8 @@ class Overdue:
             if due >= before and await self._world.dispatcher.depth(name) == 0:
                 before = now - self._lost_after
             if due < before:
-                await self._take_lost(name, before)
-
-    async def _take_lost(self, name: str, before: int) -> None:
-        while True:
-            taken = await self._take(
-                lambda: self._recovery.take_lost(self._publisher.session, name, before, BATCH), "lost"
-            )
-            if taken < BATCH:
-                return
+                take = partial(self._recovery.take_lost, self._publisher.session, name, before, BATCH)
+                await self._take_all(take, "lost")
 
     async def rescue(self) -> None:
         """Take back what ran under leases that ran out. After a gap in our own view of the database every lease
@@ -121,6 +109,11 @@ class Overdue:
             delays = [rung_at_least(timedelta(milliseconds=wait)) if wait else 0 for _, wait in page]
             batch = [Dispatch(token, delay) for (token, _), delay in zip(page, delays, strict=True)]
             await self._world.dispatcher.publish(batch)
+
+    async def _take_all(self, take: Callable[[], Awaitable[Sequence[Token]]], kind: str) -> None:
+        """Batch by batch, while the broker is there to publish them to."""
+        while self._publisher.open and await self._take(take, kind) == BATCH:
+            pass
 
     async def _take(self, take: Callable[[], Awaitable[Sequence[Token]]], kind: str) -> int:
         async with self._publisher.taking():

@@ -83,11 +83,13 @@ class OnOpen(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TraceContext:
-    """W3C trace context, as the three header values; "" where absent."""
+    """W3C trace context, as the three header values; "" where absent. A `fresh` one was made up for a caller who
+    brought none, so that nobody has decided yet whether to record it."""
 
     traceparent: str = ""
     tracestate: str = ""
     baggage: str = ""
+    fresh: bool = False
 
 
 NO_TRACE = TraceContext()
@@ -189,7 +191,8 @@ class ClaimedJob:
     """What a worker gets with a claim. `delivery` is the fence: renewal, progress and settle carry it.
 
     `attempts_base` is the value of `attempts` when runs were last granted, so that `attempts - attempts_base`
-    failures stand against the limit. `losses` counts claims in a row that ended by lease expiry.
+    failures stand against the limit. `losses` counts claims in a row that ended by lease expiry,
+    `losses_alone` those of them that ran with nothing beside them in their process.
     """
 
     job_id: UUID
@@ -199,6 +202,7 @@ class ClaimedJob:
     attempts: int
     attempts_base: int
     losses: int
+    losses_alone: int
     max_attempts: int | None
     attempt_timeout: timedelta | None
     labels: Mapping[str, str]

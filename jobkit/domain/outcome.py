@@ -46,6 +46,14 @@ class Interrupted(StrEnum):
     CANCELLED = "CANCELLED"  # somebody cancelled the job
     DRAINED = "DRAINED"  # the worker is going away: the job goes back
     LOST = "LOST"  # the claim went to somebody else: nothing may be written
+    POSTPONED = "POSTPONED"  # not started: it may only run alone, and this process is not empty
 
 
-Outcome = Succeeded | Failed | Deferred | Interrupted
+@dataclass(frozen=True, slots=True)
+class Convicted:
+    """Not started: the process died under it `losses` times in a row while nothing ran beside it."""
+
+    losses: int
+
+
+Outcome = Succeeded | Failed | Deferred | Interrupted | Convicted

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from jobkit.domain.job import ClaimedJob, JobError, QuarantineReason
-from jobkit.domain.outcome import Deferred, Failed, Interrupted, Outcome, Succeeded
+from jobkit.domain.outcome import Convicted, Deferred, Failed, Interrupted, Outcome, Succeeded
 
 # Milliseconds. Each step is a delay queue on the broker; longer waits stay in the database.
 LADDER = (
     250, 500, 1000, 1500, 2000, 3000, 4000, 5000, 6000, 8000, 10000, 12000, 15000, 20000, 25000, 30000, 40000,
     60000,
 )  # fmt: skip
+
+# How long a suspect waits before the next process may try to run it alone.
+POSTPONED = timedelta(seconds=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,13 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
+class Postpone:
+    """Not started after all: again after `delay`, with nothing burned and nothing forgotten."""
+
+    delay: timedelta
+
+
+@dataclass(frozen=True, slots=True)
 class Isolate:
     """Quarantine for a person."""
 
@@ -65,7 +75,7 @@ class Forget:
     """The claim is somebody else's: write nothing."""
 
 
-Decision = Complete | Retry | Isolate | Release | Cancel | Forget
+Decision = Complete | Retry | Postpone | Isolate | Release | Cancel | Forget
 
 
 def backoff(policy: RetryPolicy, failures: int, fraction: float) -> timedelta:
@@ -111,6 +121,11 @@ def decide_next(
             return Release()
         case Interrupted.LOST:
             return Forget()
+        case Interrupted.POSTPONED:
+            return Postpone(POSTPONED)
+        case Convicted(losses):
+            message = f"the worker process died under it {losses} times in a row while it ran alone"
+            return Isolate(QuarantineReason.POISON, JobError("WORKER_LOST", message, retryable=False))
         case Failed(error, counts):
             return _after_failure(error, counts and probe, job, policy, fraction)
 

@@ -57,7 +57,7 @@ def incoming_trace(headers: Iterable[tuple[str, str | bytes]]) -> TraceContext:
     parents = found.get("traceparent", [])
     baggage = _joined(found.get("baggage", []), _MAX_BAGGAGE)
     if len(parents) != 1 or not valid_traceparent(parents[0]):
-        return TraceContext(new_traceparent(), "", baggage)
+        return TraceContext(new_traceparent(), "", baggage, fresh=True)
     return TraceContext(parents[0], _joined(found.get("tracestate", []), _MAX_TRACESTATE), baggage)
 
 

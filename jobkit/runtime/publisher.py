@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 1.0
 # More unsettled tokens than this, and new rows are left to the overdue reconciler: memory stays bounded.
-MAX_UNSETTLED = 20_000
+MAX_UNSETTLED = 50_000
 
 
 class Publisher:

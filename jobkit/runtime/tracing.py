@@ -45,6 +45,15 @@ class Tracing:
         self._provider = made
         self._tracer: Tracer | None = made.get_tracer("selfheal") if made is not None else None
 
+    def begin(self, carried: TraceContext) -> TraceContext:
+        """A trace that the caller did not bring begins here: the sampler decides whether it is recorded."""
+        if self._provider is None or not carried.fresh:
+            return carried
+        version, trace_id, parent, _ = carried.traceparent.split("-")
+        decision = self._provider.sampler.should_sample(None, int(trace_id, 16), "submit").decision
+        flags = "01" if decision.is_sampled() else "00"
+        return TraceContext("-".join((version, trace_id, parent, flags)), "", carried.baggage)
+
     def publish(self, job_type: str, job_id: str, parent: TraceContext) -> TraceContext:
         """The PRODUCER span of a submit; returns the context to put on the token."""
         if self._tracer is None:
@@ -68,11 +77,13 @@ class Tracing:
 
     @contextmanager
     def process(self, job: ClaimedJob) -> Iterator[Callable[[Outcome], None]]:
-        """The CONSUMER span of one attempt, linked to the submit's; current while the handler runs."""
+        """The CONSUMER span of one attempt, in the submit's trace and linked to it; current while the handler
+        runs."""
         if self._tracer is None:
             yield _ignore
             return
-        submit = trace.get_current_span(_context(job.trace)).get_span_context()
+        parent = _context(job.trace)
+        submit = trace.get_current_span(parent).get_span_context()
         attributes: dict[str, str | int] = {
             **_messaging(job.job_type),
             "messaging.message.id": str(job.job_id),
@@ -82,6 +93,7 @@ class Tracing:
         }
         with self._tracer.start_as_current_span(
             f"process {EXCHANGE}:{job.job_type}:jobs.main.{job.job_type}",
+            context=parent,
             kind=SpanKind.CONSUMER,
             attributes=attributes,
             links=[Link(submit)] if submit.is_valid else [],

@@ -18,6 +18,7 @@ from tests.bench.meter import servers
 from tests.bench.stand import Sizes, Stand
 
 HERE = Path(__file__).parent
+ORDER = ("test_submit", "test_drain", "test_latency", "test_dev")
 REPORT = pytest.StashKey[Report]()
 
 
@@ -32,6 +33,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """Benchmarks run when they are asked for by path, never as a part of the tests."""
     asked = (config.invocation_params.dir / argument.split("::")[0] for argument in config.args)
     return None if any(path.resolve().is_relative_to(HERE) for path in asked) else True
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In the order in which a job meets them."""
+    items.sort(key=lambda item: ORDER.index(item.path.stem))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 
 BEGIN, END = "<!-- bench: begin, written by `make bench` -->", "<!-- bench: end -->"
-PARTS = ("jobapi", "worker", "controlplane", "dev", "rabbitmq", "postgres", "redis", "client")
+PARTS = ("jobapi", "worker", "controlplane", "dev", "echo", "rabbitmq", "postgres", "redis", "client")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +55,11 @@ class Report:
         self._account(row, span, used)
 
     def latency(self, name: str, span: Span, used: Mapping[str, float], against: Sequence[str] = ()) -> None:
-        """A round of something that somebody waits for."""
+        """A round of something that somebody waits for; nothing `used` where another row tells it."""
         row = self._latencies.setdefault(name, Row(name, against))
         row.latencies.append(span.latencies)
-        self._account(row, span, used)
+        if used:
+            self._account(row, span, used)
 
     def memory(self, peaks: Mapping[str, float]) -> None:
         """Peak MiB by part; the highest that was ever told stays."""
@@ -102,7 +103,7 @@ class Report:
 
     def _ratios(self, row: Row) -> str:
         known = [(name, self._rates[name]) for name in row.against if name in self._rates]
-        return ", ".join(f"{median(row.rates) / median(other.rates):.2f} x {name}" for name, other in known)
+        return "; ".join(f"{median(row.rates) / median(other.rates):.2f} x {name}" for name, other in known)
 
     def _latency_table(self) -> str:
         rows = []
@@ -118,16 +119,21 @@ class Report:
             return median([_percentile(r, percent) for r in which.latencies])
 
         known = [(name, self._latencies[name]) for name in row.against if name in self._latencies]
-        return ", ".join(
+        return "; ".join(
             f"{at(row, 50) / at(other, 50):.2f} ({at(row, 99) / at(other, 99):.2f}) x {name}"
             for name, other in known
         )
 
     def _cpu_table(self) -> str:
-        measured = [*self._rates.values(), *self._latencies.values()]
+        # What has both a rate and latencies was used up once.
+        measured = list(
+            (self._rates | {n: r for n, r in self._latencies.items() if n not in self._rates}).values()
+        )
         shown = [p for p in PARTS if any(cpu.get(p, 0) > 0 for row in measured for cpu in row.cpu)]
         rows = []
         for row in measured:
+            if not row.cpu:
+                continue
             used = {p: median([cpu.get(p, 0.0) for cpu in row.cpu]) for p in shown}
             cells = [_short(used[p]) if used[p] >= 0.5 else "" for p in shown]
             total = sum(seconds for part, seconds in used.items() if part != "client")

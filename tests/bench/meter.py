@@ -9,18 +9,18 @@ import os
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
 PROC = Path("/proc")
-PERIOD = 0.1
-# Which processes belong to a server is looked at anew every so many samples: the scan is the dearer part.
-RESCAN = 5
+PERIOD = 0.05
+LOOKS = 3
 
-Pids = Callable[[], Iterable[int]]
-Series = dict[str, list[float]]
+Match = Callable[[str], bool]
+"""Whether a command line is that of a part's process."""
 
 
 def cpu_seconds(pid: int) -> float | None:
@@ -52,44 +52,74 @@ def machine_seconds() -> float:
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
-def processes_with(*words: str) -> list[int]:
-    """Processes in whose command line each of `words` stands."""
-    found = []
-    for entry in PROC.glob("[0-9]*"):
-        try:
-            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if all(word in line for word in words):
-            found.append(int(entry.name))
-    return found
-
-
-def servers(postgres_url: str, redis_url: str) -> dict[str, Pids]:
-    """The servers' processes. Of PostgreSQL only the backends of our database, so that no one else's work is
-    counted; RabbitMQ is one process for everybody, so there it is."""
-    database = urlsplit(postgres_url).path[1:]
+def servers(postgres_url: str, redis_url: str) -> dict[str, Match]:
+    """How the servers' processes look. Of PostgreSQL only the backends of our database, so that no one else's
+    work is counted; RabbitMQ and Redis are one process for everybody, so there it is."""
+    database = f" {urlsplit(postgres_url).path[1:]} "
+    port = f":{urlsplit(redis_url).port or 6379}"
     return {
-        "rabbitmq": lambda: processes_with("beam.smp", "rabbit"),
-        "postgres": lambda: processes_with("postgres:", f" {database} "),
-        "redis": lambda: processes_with("redis-server", str(urlsplit(redis_url).port or 6379)),
+        "rabbitmq": lambda line: "beam.smp" in line and "rabbit" in line,
+        "postgres": lambda line: line.startswith("postgres:") and database in line,
+        "redis": lambda line: line.startswith("redis-server") and port in line,
     }
+
+
+class Processes:
+    """Looks through /proc again and again, and at most three times at one that is a stranger: a forked process
+    takes a moment to say who it is."""
+
+    def __init__(self, matches: Mapping[str, Match]) -> None:
+        self._matches = matches
+        self._looks: Counter[int] = Counter()
+
+    def fresh(self) -> Iterator[tuple[str, int]]:
+        """Parts and pids that were not told before."""
+        for pid in self._listed():
+            if self._looks[pid] >= LOOKS:
+                continue
+            self._looks[pid] += 1
+            line = _command_line(pid)
+            for part, matches in self._matches.items():
+                if matches(line):
+                    self._looks[pid] = LOOKS
+                    yield part, pid
+
+    @staticmethod
+    def _listed() -> list[int]:
+        try:
+            return [int(name) for name in os.listdir(PROC) if name.isdigit()]
+        except OSError:
+            return []
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return (PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
 
 
 class Meter:
     """Samples while entered; `between` tells what was used in any span of that time."""
 
-    def __init__(self, parts: Mapping[str, Pids]) -> None:
-        self._parts = {"client": lambda: [os.getpid()], **parts}
-        self._pids: dict[str, set[int]] = {name: set() for name in self._parts}
+    def __init__(self, parts: Sequence[str], matches: Mapping[str, Match]) -> None:
+        names = ("client", *parts, *matches)
+        self._processes = Processes(matches)
+        self._pids: dict[str, set[int]] = {name: set() for name in names}
         self._latest: dict[int, float] = {}
         self._times: list[float] = []
-        self._series: Series = {name: [] for name in (*self._parts, "machine")}
+        self._series: dict[str, list[float]] = {name: [] for name in (*names, "machine")}
+        self._busy = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="meter", daemon=True)
+        self.watch("client", os.getpid())
+
+    def watch(self, part: str, pid: int) -> None:
+        """A process of `part`, from now on."""
+        self._pids[part].add(pid)
 
     def __enter__(self) -> Self:
-        self._sample(0)
+        self._sample()
         self._thread.start()
         return self
 
@@ -99,7 +129,7 @@ class Meter:
 
     def between(self, began: float, ended: float) -> dict[str, float]:
         """Seconds of processor time by part from `began` to `ended` (Unix time), and by the whole "machine"."""
-        self._sample(0)
+        self._sample()
         return {name: self._at(name, ended) - self._at(name, began) for name in self._series}
 
     def memory(self) -> dict[str, float]:
@@ -112,24 +142,21 @@ class Meter:
         return peaks
 
     def _run(self) -> None:
-        count = 0
         while not self._stop.wait(PERIOD):
-            count += 1
-            self._sample(count)
+            self._sample()
 
-    def _sample(self, count: int) -> None:
-        if count % RESCAN == 0:
-            for name, find in self._parts.items():
-                self._pids[name].update(find())
-        for pids in self._pids.values():
-            for pid in pids:
-                seconds = cpu_seconds(pid)
-                if seconds is not None:  # of one that is gone, the last that was seen stays
-                    self._latest[pid] = seconds
-        for name, pids in self._pids.items():
-            self._series[name].append(sum(self._latest.get(pid, 0.0) for pid in pids))
-        self._series["machine"].append(machine_seconds())
-        self._times.append(time.time())
+    def _sample(self) -> None:
+        with self._busy:
+            for name, pid in self._processes.fresh():
+                self._pids[name].add(pid)
+            for name, pids in self._pids.items():
+                for pid in list(pids):
+                    seconds = cpu_seconds(pid)
+                    if seconds is not None:  # of one that is gone, the last that was seen stays
+                        self._latest[pid] = seconds
+                self._series[name].append(sum(self._latest.get(pid, 0.0) for pid in pids))
+            self._series["machine"].append(machine_seconds())
+            self._times.append(time.time())
 
     def _at(self, name: str, moment: float) -> float:
         """Between two samples as if the use had been even."""

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.bench.figures import Report, Span
-from tests.bench.meter import Meter, Pids
+from tests.bench.meter import Match, Meter
 from tests.servers import free_port, reachable, wait_for
 from tests.system.fleet import Ports, Program
 
+OURS = ("jobapi", "worker", "controlplane", "dev")
 SETTINGS = {"SIMULATE": "1", "LOG_LEVEL": "WARNING"}
 
 
@@ -29,7 +30,7 @@ class Sizes:
     @property
     def singly(self) -> int:
         """A round of what is done one by one, many at a time."""
-        return max(self.jobs // 5, 300)
+        return max(self.jobs // 4, 300)
 
     @property
     def lone(self) -> int:
@@ -50,7 +51,7 @@ class Stand:
     """Use it entered: leaving stops all that was started, and keeps the peaks of memory."""
 
     def __init__(
-        self, environ: Mapping[str, str], servers: Mapping[str, Pids], report: Report, sizes: Sizes
+        self, environ: Mapping[str, str], servers: Mapping[str, Match], report: Report, sizes: Sizes
     ) -> None:
         self.sizes = sizes
         self.ports = Ports()
@@ -58,8 +59,7 @@ class Stand:
         self._report = report
         self._programs: list[Measured] = []
         self._stack = contextlib.ExitStack()
-        parts = {name: self._pids_of(name) for name in ("jobapi", "worker", "controlplane", "dev")}
-        self._meter = Meter({**parts, **servers})
+        self._meter = Meter((*OURS, "echo"), servers)
 
     def __enter__(self) -> Self:
         self.directory = Path(
@@ -81,6 +81,7 @@ class Stand:
         """A component, ready."""
         program = Measured([component, *arguments], {**self._environ, **environ}, self.directory).start()
         self._programs.append(program)
+        self._meter.watch(component, program.pid)
         parts = ("controlplane", "jobapi", "worker") if component == "dev" else (component,)
         return program.await_ready(*(f"{self.ports.http(part)}/health/ready" for part in parts))
 
@@ -90,34 +91,31 @@ class Stand:
         program.stop()
         self._programs.remove(program)
 
+    @contextlib.contextmanager
+    def echo(self) -> Iterator[str]:
+        """The address of a bare grpc.aio server in a process of its own."""
+        port = free_port()
+        process = subprocess.Popen([sys.executable, "-m", "tests.bench.echo", str(port)])
+        self._meter.watch("echo", process.pid)
+        try:
+            wait_for(lambda: reachable(f"//127.0.0.1:{port}", port), 10, "the echo answers")
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(10)
+
     def rate(self, name: str, span: Span, *against: str) -> None:
         """Report a round of something done many times."""
         self._report.rate(name, span, self._meter.between(span.began, span.ended), against)
 
-    def latency(self, name: str, span: Span, *against: str) -> None:
-        """Report a round of something waited for."""
-        self._report.latency(name, span, self._meter.between(span.began, span.ended), against)
-
-    def _pids_of(self, component: str) -> Pids:
-        return lambda: [p.pid for p in self._programs if p.arguments[0] == component]
+    def latency(self, name: str, span: Span, *against: str, same: bool = False) -> None:
+        """Report a round of something waited for; the `same` work is not accounted for twice."""
+        used = {} if same else self._meter.between(span.began, span.ended)
+        self._report.latency(name, span, used, against)
 
     def _note_memory(self) -> None:
-        ours = {"jobapi", "worker", "controlplane", "dev"}
-        self._report.memory({part: peak for part, peak in self._meter.memory().items() if part in ours})
+        self._report.memory({part: peak for part, peak in self._meter.memory().items() if part in OURS})
 
     def _stop_all(self) -> None:
         for program in reversed(self._programs):
             program.stop()
-
-
-@contextlib.contextmanager
-def echo_server() -> Iterator[str]:
-    """The address of a bare grpc.aio server in a process of its own."""
-    port = free_port()
-    process = subprocess.Popen([sys.executable, "-m", "tests.bench.echo", str(port)])
-    try:
-        wait_for(lambda: reachable(f"//127.0.0.1:{port}", port), 10, "the echo answers")
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(10)

@@ -9,6 +9,8 @@ import time
 import aio_pika
 import asyncpg
 import pytest
+from aio_pika.abc import AbstractConnection
+from aio_pika.exceptions import ChannelNotFoundEntity
 
 from tests.bench import bare, load
 from tests.bench.figures import Span
@@ -48,14 +50,18 @@ async def _fill(stand: Stand, rabbitmq_url: str, job_type: str) -> None:
     span = await load.submit_batches(stand.ports.grpc("jobapi"), job_type, stand.sizes.jobs)
     async with await aio_pika.connect(rabbitmq_url) as connection:
         deadline = time.monotonic() + PATIENCE
-        while True:
-            channel = await connection.channel()
-            queue = await channel.declare_queue(f"jobs.main.{job_type}", passive=True)
-            if (queue.declaration_result.message_count or 0) >= span.jobs:
-                return
-            assert time.monotonic() < deadline, f"{queue.declaration_result} of {span.jobs}"
-            await channel.close()
-            await asyncio.sleep(0.2)
+        while (waiting := await _depth(connection, f"jobs.main.{job_type}")) < span.jobs:
+            assert time.monotonic() < deadline, f"{waiting} of {span.jobs} tokens are queued"
+            await asyncio.sleep(0.1)
+
+
+async def _depth(connection: AbstractConnection, queue: str) -> int:
+    try:
+        async with connection.channel() as channel:
+            found = await channel.declare_queue(queue, passive=True)
+            return found.declaration_result.message_count or 0
+    except ChannelNotFoundEntity:
+        return 0  # the publisher has not declared it yet
 
 
 async def _drained(postgres_url: str, job_type: str, total: int) -> Span:

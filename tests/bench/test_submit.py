@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.bench import bare, load
-from tests.bench.stand import Stand, echo_server
+from tests.bench.stand import Stand
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -21,14 +21,14 @@ def test_submit(
     stand: Stand, rabbitmq_url: str, postgres_url: str, namespace: str, loop: asyncio.Runner
 ) -> None:
     sizes = stand.sizes
-    with echo_server() as echo:
+    with stand.echo() as echo:
         stand.start("jobapi")
         address, job_type = stand.ports.grpc("jobapi"), f"{namespace}.submit"
         loop.run(load.submit_singly(address, job_type, 50, 10))  # the first of a type declares its queue
         for _ in range(sizes.rounds):
-            stand.rate(RAW, loop.run(bare.publish(rabbitmq_url, sizes.singly, 256)))
-            stand.rate(LONE_INSERTS, loop.run(bare.insert_rows(postgres_url, sizes.lone, 1)))
-            stand.rate(INSERTS, loop.run(bare.insert_rows(postgres_url, sizes.singly, 8)))
+            stand.rate(RAW, loop.run(bare.publish(rabbitmq_url, sizes.jobs, 256)))
+            stand.rate(LONE_INSERTS, loop.run(bare.insert_rows(postgres_url, sizes.singly // 2, 1)))
+            stand.rate(INSERTS, loop.run(bare.insert_rows(postgres_url, sizes.jobs // 2, 8)))
             span = loop.run(load.submit_batches(address, job_type, sizes.jobs))
             stand.rate("BatchSubmitJobs, 1,000 a call, 4 in flight", span, INSERTS, RAW)
             _singly(stand, loop, echo, job_type, 1, LONE_INSERTS)
@@ -36,7 +36,7 @@ def test_submit(
             _singly(stand, loop, echo, job_type, 256, INSERTS)
             span = loop.run(load.post_jobs(stand.ports.http("jobapi"), job_type, POSTS, 50))
             stand.rate("POST /jobs, 50 in flight", span, "bare grpc.aio echo, 32 in flight", INSERTS)
-            stand.latency("POST /jobs, 50 in flight", span, "bare grpc.aio echo, 32 in flight")
+            stand.latency("POST /jobs, 50 in flight", span, "bare grpc.aio echo, 32 in flight", same=True)
 
 
 def _singly(stand: Stand, loop: asyncio.Runner, echo: str, job_type: str, width: int, inserts: str) -> None:
@@ -45,7 +45,7 @@ def _singly(stand: Stand, loop: asyncio.Runner, echo: str, job_type: str, width:
     bare_name, name = (f"{what}, {width} in flight" for what in ("bare grpc.aio echo", "SubmitJob"))
     span = loop.run(load.submit_singly(echo, job_type, total, width))
     stand.rate(bare_name, span)
-    stand.latency(bare_name, span)
+    stand.latency(bare_name, span, same=True)
     span = loop.run(load.submit_singly(stand.ports.grpc("jobapi"), job_type, total, width))
     stand.rate(name, span, bare_name, inserts)
-    stand.latency(name, span, bare_name)
+    stand.latency(name, span, bare_name, same=True)

@@ -112,6 +112,16 @@ class GetContract(StoreContract):
         await store.lift()
         assert (await store.get(jobs["queued"])).state is JobState.QUEUED
 
+    async def test_waiting_jobs_are_counted_up_to_a_limit(self, store: Store) -> None:
+        await one_of_each(store)
+        for _ in range(3):
+            await store.submit("sms")
+        await store.hold("sms")
+        counted = await store.reader.count_waiting_of(["email", "sms", "none"], 100)
+        assert counted == {"email": 4, "sms": 3, "none": 0}
+        assert await store.reader.count_waiting_of(["email", "sms"], 2) == {"email": 2, "sms": 2}
+        assert await store.reader.count_waiting_of([], 2) == {}
+
 
 class PageContract(StoreContract):
     async def test_pages_are_newest_first_and_complete(self, store: Store) -> None:

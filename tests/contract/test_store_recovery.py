@@ -261,7 +261,7 @@ class RestartContract(StoreContract):
         assert told[retrying][0] == Token(retrying, "email", 2)
         assert 28_000 < told[retrying][1] <= 30_000
         row = await store.row(running)
-        assert (row.state, row.losses, row.lease_until) == ("QUEUED", 0, None)
+        assert (row.state, row.losses, row.lease_until) == ("QUEUED", 1, None)
         # The pending one is for the overdue reconciler; the cancelled one ended with its worker.
         assert ids_of(await store.recovery.take_overdue(HERE, 10)) == [pending]
         assert (await store.get(stopped)).state is JobState.CANCELLED

@@ -1,4 +1,4 @@
-"""On PostgreSQL every hot query is served by an index: no plan may read the whole table of jobs.
+"""Every hot query is served by an index: no plan may read the whole table of jobs.
 
 What is explained is what the adapter really sends, caught on its way to the driver.
 """
@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -22,13 +23,12 @@ import sqlalchemy as sa
 
 from jobkit.adapters.sql import schema
 from jobkit.adapters.sql.engine import Database
+from jobkit.domain.errors import NotFound
 from jobkit.domain.filter import PageToken, parse_filter
 from jobkit.domain.job import JobError, QuarantineReason
 from jobkit.domain.retry import Complete, Decision, Isolate, Retry
 from jobkit.ports import Held, Lease, Settlement
 from tests.contract.store_contract import LEASE, SESSION, Store, new_id
-
-pytestmark = pytest.mark.postgres
 
 JOBS = 50_000
 T0 = 1_760_000_000_000
@@ -82,8 +82,8 @@ class Wire:
     def __init__(self, database: Database) -> None:
         self.sent: list[Sent] = []
         self._on = False
-        for engine in (database._writer, database._reader):
-            sa.event.listen(engine.sync_engine, "before_cursor_execute", self._catch)
+        # The reading engine shares the listeners of the writing one.
+        sa.event.listen(database._writer.sync_engine, "before_cursor_execute", self._catch)
 
     def _catch(self, _c: Any, _cursor: Any, text: str, values: Any, _context: Any, many: bool) -> None:
         if self._on:
@@ -159,7 +159,9 @@ def settle_all(store: Store) -> Awaitable[Any]:
         Retry(timedelta(), error),
         Isolate(QuarantineReason.POISON, error),
     ]
-    return store.work.settle([Settlement(Held(job(100 * n + 5), 1), d, ()) for n, d in enumerate(decisions)])
+    return store.work.settle(
+        [Settlement(Held(job(100 * n + 5), 1), d, ()) for n, d in enumerate(decisions, 300)]
+    )
 
 
 DEEP = PageToken(job(JOBS // 2), 0)
@@ -173,6 +175,7 @@ QUERIES: dict[str, Callable[[Store], Awaitable[Any]]] = {
     "get": lambda s: s.reader.get(SOME),
     "cancel": lambda s: s.steering.cancel(job(1201)),
     "retry": lambda s: s.steering.retry(next(QUARANTINED), None, SESSION),
+    "count_waiting_of": lambda s: s.reader.count_waiting_of(["type3"], 1000),
     "page of all": page(""),
     "page of all, deep": page("", after=DEEP),
     "page of a type": page("job_type = type3"),
@@ -205,6 +208,7 @@ QUERIES: dict[str, Callable[[Store], Awaitable[Any]]] = {
 BIG = {"jobs", "job_labels", "request_keys"}
 
 
+@pytest.mark.postgres
 @pytest.mark.parametrize("name", QUERIES)
 async def test_a_hot_query_is_served_by_an_index(store: Store, filled_url: str, name: str) -> None:
     if name == "take_orphans":
@@ -239,6 +243,7 @@ EXPECTED = {
 }
 
 
+@pytest.mark.postgres
 async def test_every_index_is_used_and_statements_are_compiled_once(store: Store, filled_url: str) -> None:
     """An index that no query uses only costs; a statement that misses the compiled cache costs each time."""
     wire = Wire(store.database)
@@ -255,8 +260,45 @@ async def test_every_index_is_used_and_statements_are_compiled_once(store: Store
         if context.cache_hit.name == "CACHE_MISS":
             misses.append(text)
 
-    for engine in (store.database._writer, store.database._reader):
-        sa.event.listen(engine.sync_engine, "before_cursor_execute", missed)
+    sa.event.listen(store.database._writer.sync_engine, "before_cursor_execute", missed)
     for query in QUERIES.values():
         await query(store)
     assert misses == []
+
+
+async def test_sqlite_serves_them_by_an_index_too(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/jobs.db")
+    await schema.migrate(database)
+    store = Store(database)
+    await store.submit(labels={"tenant": "t7"})
+    await store.sessions.beat(SESSION, "jobapi", None)
+    sent: list[Sent] = []
+
+    def catch(_c: Any, _cursor: Any, text: str, values: Any, _context: Any, many: bool) -> None:
+        if text.startswith(("SELECT", "UPDATE", "DELETE")):
+            sent.append(Sent(text, tuple(values[0] if many else values)))
+
+    for engine in (database._writer, database._reader):
+        sa.event.listen(engine.sync_engine, "before_cursor_execute", catch)
+
+    async def explain(connection: Any) -> list[str]:
+        return [
+            row.detail
+            for item in list(sent)
+            for row in await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {item.text}", item.values)
+        ]
+
+    scans: set[str] = set()
+    for name, query in QUERIES.items():
+        sent.clear()
+        with suppress(NotFound):
+            await query(store)
+        scans |= {f"{name}: {line}" for line in await database.read(explain) if "SCAN jobs" in line}
+    await database.close()
+    # These are about all rows of a kind, and read along the index of just that kind.
+    assert scans == {
+        "page of all: SCAN jobs USING COVERING INDEX sqlite_autoindex_jobs_1",
+        "waiting_pages: SCAN jobs USING INDEX jobs_lease_idx",
+        "count_waiting: SCAN jobs USING INDEX jobs_lease_idx",
+        "count_waiting: SCAN jobs USING INDEX jobs_waiting_idx",
+    }

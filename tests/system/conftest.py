@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,19 @@ from tests.system.fleet import Fleet, Program
 SERVERS = [pytest.mark.postgres, pytest.mark.rabbitmq, pytest.mark.redis]
 # Every type has a handler, and some have one of their own.
 SERVING = {"SIMULATE": "1", "WORKER_HANDLERS": "trial_handlers"}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure comes with what the processes said."""
+    report = yield
+    if report.failed:
+        for used in getattr(item, "funcargs", {}).values():
+            if isinstance(used, Fleet):
+                report.sections += [(f"log of {p.arguments}", p.log[-3000:]) for p in used.programs]
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -79,7 +79,14 @@ class Ports:
 class Program:
     """One `selfheal …` process in `directory`; its output goes to a file there."""
 
-    def __init__(self, arguments: Sequence[str], environ: Mapping[str, str], directory: Path) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        environ: Mapping[str, str],
+        directory: Path,
+        command: Sequence[str] = (SELFHEAL,),
+    ) -> None:
+        self.command = command
         self.arguments = list(arguments)
         self.environ = dict(environ)
         self.directory = directory
@@ -89,7 +96,7 @@ class Program:
     def start(self) -> Self:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [SELFHEAL, *self.arguments],
+                [*self.command, *self.arguments],
                 cwd=self.directory,
                 env={**clean_environ(), **self.environ},
                 stdin=subprocess.DEVNULL,
@@ -106,6 +113,11 @@ class Program:
     @property
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     def await_ready(self, *urls: str) -> Self:
         """Until each of `urls` answers 200. Raises AssertionError with the log when the process ends before."""

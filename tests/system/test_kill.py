@@ -20,7 +20,8 @@ LOADED = {"JOB_STATE_QUEUED", "JOB_STATE_RUNNING", "JOB_STATE_RETRYING", "JOB_ST
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    made = Fleet(tmp_path, {"SIMULATE": "1", "RETRY_DELAY_MS": "1000", "MAX_RETRY_DELAY_MS": "2000"}, "k", dev=True)
+    slower = {"COOLDOWN_PERIOD": "6", "MAX_COOLDOWN": "6", "RETRY_DELAY_MS": "1000", "MAX_RETRY_DELAY_MS": "2000"}
+    made = Fleet(tmp_path, {"SIMULATE": "1", **slower}, "k", dev=True)
     try:
         yield made
     finally:
@@ -37,8 +38,9 @@ def start_timed(fleet: Fleet) -> tuple[Program, float]:
 
 async def load(client: Client) -> list[str]:
     """Three hundred jobs: some run, some wait, some are between two attempts, some are held."""
-    jobs = await client.submit_many("broken", 40, simulate(failWith="API_TIMEOUT", failAttempts=1))
+    jobs = await client.submit_many("broken", 14, simulate(failWith="API_TIMEOUT", failAttempts=1))
     await eventually(lambda: client.breaker("broken"), lambda breaker: breaker.state == OPEN)
+    jobs += await client.submit_many("broken", 26)
     jobs += await client.submit_many("flaky", 4, simulate(failWith="NETWORK_ERROR", failAttempts=2))
     jobs += await client.submit_many("steady", 256, simulate(durationMs=300))
     return jobs

@@ -42,6 +42,7 @@ def claimed(
         attempts=1,
         attempts_base=0,
         losses=0,
+        losses_alone=0,
         max_attempts=None,
         attempt_timeout=timeout,
         labels={"a": "b"},

@@ -42,7 +42,9 @@ class SqlRecovery:
         return await self._take(session, due, jobs.c.due_at, limit)
 
     async def take_orphans(self, session: UUID, silent: timedelta, limit: int) -> list[Token]:
-        gone = sa.select(publishers).where(publishers.c.beat_at < db_start() - millis_of(silent))
+        # Whoever asks is alive: after an outage its own beat is merely late.
+        late = publishers.c.beat_at < db_start() - millis_of(silent)
+        gone = sa.select(publishers).where(late, publishers.c.session_id != session)
 
         async def dead(connection: AsyncConnection) -> Sequence[Any]:
             return (await connection.execute(gone.order_by(publishers.c.beat_at))).all()
@@ -185,7 +187,12 @@ class SqlRecovery:
             release = sa.update(jobs).where(IS_RUNNING)
             await connection.execute(
                 release.values(
-                    state=QUEUED, hold_mark=mark_now, claim_id=None, lease_until=None, updated_at=db_now()
+                    state=QUEUED,
+                    **LOST,
+                    hold_mark=mark_now,
+                    claim_id=None,
+                    lease_until=None,
+                    updated_at=db_now(),
                 )
             )
 
@@ -208,13 +215,10 @@ class SqlRecovery:
         # One scan of a partial index each: finished rows, which are most, are never looked at.
         parts: list[Any] = [WAITING, IS_RUNNING, jobs.c.quarantine_reason.is_not(None)]
         later = sa.and_(jobs.c.state == RETRYING, jobs.c.due_at > db_start())
-        counted = [
-            sa.select(jobs.c.job_type, jobs.c.state, later.label("later"), sa.func.count().label("n"))
-            .where(part)
-            .group_by(jobs.c.job_type, jobs.c.state, sa.text("later"))
-            for part in parts
-        ]
-        statement = sa.union_all(*counted)
+        rows = sa.union_all(
+            *(sa.select(jobs.c.job_type, jobs.c.state, later.label("later")).where(part) for part in parts)
+        ).subquery()
+        statement = sa.select(rows, sa.func.count().label("n")).group_by(*rows.c)
 
         async def work(connection: AsyncConnection) -> dict[tuple[str, str], int]:
             holds = await holds_now(connection, None)
@@ -260,13 +264,19 @@ def _unsettled(publisher: Any) -> list[Any]:
     ]
 
 
+# The claim ended with its process.
+LOST: dict[str, Any] = {
+    "losses": jobs.c.losses + 1,
+    "losses_alone": jobs.c.losses_alone + sa.case((jobs.c.alone, 1), else_=0),
+    "alone": False,
+}
 _RESCUE = (
     sa.update(jobs)
     .where(any_uuid(jobs.c.job_id, sa.bindparam("b_ids", type_=UUIDS)))
     .values(
         state=QUEUED,
         session_id=sa.bindparam("b_session", type_=sa.Uuid),
-        losses=jobs.c.losses + 1,
+        **LOST,
         hold_mark=mark_now,
         claim_id=None,
         lease_until=None,

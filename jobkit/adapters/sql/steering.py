@@ -66,6 +66,7 @@ class SqlSteering:
                 state=JobState.QUEUED.value,
                 attempts_base=jobs.c.attempts,
                 losses=0,
+                losses_alone=0,
                 due_at=db_now(),
                 session_id=session,
                 hold_mark=mark_now,

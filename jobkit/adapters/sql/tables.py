@@ -43,6 +43,10 @@ jobs = sa.Table(
     # The type's hold number when the job was queued: the claim adds the difference to `holds`.
     sa.Column("hold_mark", sa.Integer, nullable=False, server_default="0"),
     sa.Column("losses", sa.Integer, nullable=False, server_default="0"),
+    # Whether the live claim runs with nothing beside it in its process, and the losses of such claims: only they
+    # convict a job as poison.
+    sa.Column("alone", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("losses_alone", sa.Integer, nullable=False, server_default="0"),
     # The claim. The fence is `deliveries`; `settled_delivery` tells a repeated settle from a lost claim.
     sa.Column("claim_id", sa.Uuid),
     sa.Column("worker_id", sa.String(128)),

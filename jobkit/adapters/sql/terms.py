@@ -68,8 +68,9 @@ class ValueList(sa.types.TypeDecorator[Any]):
 UUIDS, TEXTS = ValueList(sa.Uuid), ValueList(sa.String)
 
 
-class _any_value(FunctionElement[bool]):
-    type = sa.Boolean()
+class _any_value(FunctionElement[Any]):
+    # Not Boolean: SQLite has none, SQLAlchemy would append `= 1`, and no index serves `(x IN …) = 1`.
+    type = sa.types.NullType()
     inherit_cache = True
 
 
@@ -100,8 +101,8 @@ def _any_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
     return f"{compiler.process(column, **kw)} IN (SELECT value FROM json_each({listed}))"  # noqa: S608 - bound
 
 
-class _any_picked(FunctionElement[bool]):
-    type = sa.Boolean()
+class _any_picked(FunctionElement[Any]):
+    type = sa.types.NullType()  # as above
     inherit_cache = True
 
 

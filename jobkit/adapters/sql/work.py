@@ -17,7 +17,7 @@ from jobkit.adapters.sql.tables import job_types, jobs
 from jobkit.adapters.sql.terms import UUIDS, any_uuid, db_now
 from jobkit.domain.job import ClaimedJob, JobState, QuarantineReason
 from jobkit.domain.job import JobError as Error
-from jobkit.domain.retry import Cancel, Complete, Forget, Isolate, Release, Retry
+from jobkit.domain.retry import Cancel, Complete, Forget, Isolate, Postpone, Release, Retry
 from jobkit.ports import Held, Miss, Settlement
 
 RUNNING = JobState.RUNNING.value
@@ -65,6 +65,13 @@ class SqlWork:
             if ours:
                 await connection.execute(_RENEW, {"b_ids": sorted(ours), "b_lease": _millis(lease)})
             return set(ours), {job_id for job_id, cancel in ours.items() if cancel}
+
+        return await self._database.write(work)
+
+    async def mark_alone(self, held: Held) -> bool:
+        async def work(connection: AsyncConnection) -> bool:
+            done = await connection.execute(_ALONE, {"b_id": held.job_id, "b_fence": held.delivery})
+            return done.rowcount > 0
 
         return await self._database.write(work)
 
@@ -123,6 +130,9 @@ def _claiming() -> sa.UpdateBase:
             state=RUNNING,
             deliveries=jobs.c.deliveries + sa.case((repeat, 0), else_=1),
             losses=jobs.c.losses + sa.case((repeat, 0), (running, 1), else_=0),
+            losses_alone=jobs.c.losses_alone
+            + sa.case((repeat, 0), (sa.and_(running, jobs.c.alone), 1), else_=0),
+            alone=sa.case((repeat, jobs.c.alone), else_=sa.false()),
             holds=jobs.c.holds + sa.case((running, 0), else_=gained),
             hold_mark=number,
             claim_id=claim_id,
@@ -158,6 +168,15 @@ _RENEW = (
     sa.update(jobs)
     .where(any_uuid(jobs.c.job_id, sa.bindparam("b_ids", type_=UUIDS)))
     .values(lease_until=db_now() + sa.bindparam("b_lease", type_=sa.BigInteger))
+)
+_ALONE = (
+    sa.update(jobs)
+    .where(
+        jobs.c.job_id == sa.bindparam("b_id"),
+        jobs.c.deliveries == sa.bindparam("b_fence"),
+        jobs.c.state == RUNNING,
+    )
+    .values(alone=True)
 )
 _PROGRESS = (
     sa.update(jobs)
@@ -222,9 +241,10 @@ async def _settle(connection: AsyncConnection, batch: Sequence[Settlement]) -> l
 _ENDED: dict[str, Any] = {
     "claim_id": None,
     "lease_until": None,
-    "losses": 0,
+    "alone": False,
     "settled_delivery": jobs.c.deliveries,
 }
+_NO_LOSSES: dict[str, Any] = {"losses": 0, "losses_alone": 0}
 _COMPLETE = (
     sa.update(jobs)
     .where(jobs.c.job_id == sa.bindparam("b_id"))
@@ -234,6 +254,7 @@ _COMPLETE = (
         result=sa.bindparam("b_result", type_=sa.LargeBinary),
         finished_at=sa.bindparam("b_now"),
         updated_at=sa.bindparam("b_now"),
+        **_NO_LOSSES,
         **_ENDED,
     )
 )
@@ -251,6 +272,9 @@ _CHANGE = (
             sa.bindparam("b_retryable", type_=sa.Boolean), jobs.c.error_retryable
         ),
         history=sa.bindparam("b_history", type_=sa.LargeBinary),
+        # A run that was put off leaves the row of losses as it is; any other end breaks it.
+        losses=sa.case((sa.bindparam("b_put_off", type_=sa.Boolean), jobs.c.losses), else_=0),
+        losses_alone=sa.case((sa.bindparam("b_put_off", type_=sa.Boolean), jobs.c.losses_alone), else_=0),
         # A hold that came and went while the job ran did not hold it.
         hold_mark=mark_now,
         quarantine_reason=sa.bindparam("b_reason", type_=sa.String),
@@ -274,6 +298,7 @@ def _changed(item: Settlement, row: Any) -> dict[str, Any]:
         "b_id": item.at.job_id,
         "b_now": now,
         "b_counted": 0,
+        "b_put_off": isinstance(decision, Postpone),
         "b_due": None,
         "b_session": None,
         "b_history": pack_history(item.history),
@@ -290,6 +315,12 @@ def _changed(item: Settlement, row: Any) -> dict[str, Any]:
             values |= {
                 "b_state": JobState.RETRYING.value,
                 "b_counted": int(counted),
+                "b_due": now + _millis(delay),
+                "b_session": item.session,
+            }
+        case Postpone(delay):
+            values |= {
+                "b_state": JobState.RETRYING.value,
                 "b_due": now + _millis(delay),
                 "b_session": item.session,
             }

@@ -79,6 +79,8 @@ def upgrade() -> None:
         sa.Column("holds", sa.Integer(), server_default="0", nullable=False),
         sa.Column("hold_mark", sa.Integer(), server_default="0", nullable=False),
         sa.Column("losses", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("alone", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("losses_alone", sa.Integer(), server_default="0", nullable=False),
         sa.Column("claim_id", sa.Uuid(), nullable=True),
         sa.Column("worker_id", sa.String(length=128), nullable=True),
         sa.Column("lease_until", sa.BigInteger(), nullable=True),

@@ -1,0 +1,166 @@
+"""What restarts a component that ends, as Kubernetes does, and what ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Self
+
+from tests.system.fleet import SELFHEAL, Fleet, Ports, Program, answers_ok
+
+CHECK_SECONDS = 0.05
+
+
+class Kept:
+    """One component that is started again whenever it ends, on the same ports.
+
+    `first` is the command of the first start only, for a process that is to crash once; None: as all others.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        arguments: Sequence[str],
+        ports: Ports,
+        environ: Mapping[str, str],
+        first: Sequence[str] | None,
+    ) -> None:
+        self.arguments = list(arguments)
+        self.ports = ports
+        self.deaths: list[int] = []  # exit codes, negative for signals
+        self._fleet = fleet
+        self._environ = dict(environ)
+        self.program = self._start(first or (SELFHEAL,))
+
+    @property
+    def component(self) -> str:
+        return self.arguments[0]
+
+    @property
+    def pid(self) -> int:
+        return self.program.pid
+
+    def check(self) -> None:
+        """Start it again if it has ended."""
+        if not self.program.running:
+            self.deaths.append(self.program.await_end())
+            self.program = self._start((SELFHEAL,))
+
+    def signal(self, number: signal.Signals) -> None:
+        """To the process, if it runs."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.program.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL; does not wait."""
+        self.signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """SIGTERM; does not wait."""
+        self.signal(signal.SIGTERM)
+
+    def freeze(self) -> None:
+        """SIGSTOP."""
+        self.signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        self.signal(signal.SIGCONT)
+
+    @property
+    def ready_urls(self) -> list[str]:
+        parts = ("jobapi", "worker", "controlplane") if self.component == "dev" else (self.component,)
+        return [f"{self.ports.http(part)}/health/ready" for part in parts]
+
+    @property
+    def log(self) -> str:
+        """Of the process that runs now."""
+        return self.program.log
+
+    def _start(self, command: Sequence[str]) -> Program:
+        program = Program(
+            self.arguments,
+            {**self._fleet.environ, **self.ports.environ, **self._environ},
+            self._fleet.directory,
+            command,
+        ).start()
+        self._fleet.programs.append(program)  # stopped with the fleet, whatever happens here
+        return program
+
+
+class Supervisor:
+    """Keeps components of one fleet running while entered."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.kept: list[Kept] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def keep(
+        self,
+        *arguments: str,
+        ports: Ports | None = None,
+        first: Sequence[str] | None = None,
+        **environ: str,
+    ) -> Kept:
+        """Start one, on the fleet's own ports unless others are given, and keep it running."""
+        kept = Kept(self.fleet, arguments, ports or self.fleet.ports, environ, first)
+        self.kept.append(kept)
+        return kept
+
+    async def ready(self, timeout: float = 30.0) -> None:
+        """Until every kept component answers that it is ready."""
+        await until(self._all_ready, timeout, "all components are ready")
+
+    async def _all_ready(self) -> bool:
+        urls = [url for kept in self.kept for url in kept.ready_urls]
+        answers = await asyncio.gather(*(asyncio.to_thread(answers_ok, url) for url in urls))
+        return all(answers)
+
+    async def havoc(
+        self, seconds: float, strike: Callable[[Kept], None], among: Sequence[Kept], pause: tuple[float, float]
+    ) -> int:
+        """For `seconds`, `strike` one of `among` after a random `pause` each time; returns how often."""
+        loop = asyncio.get_running_loop()
+        end, strikes = loop.time() + seconds, 0
+        while loop.time() < end:
+            await asyncio.sleep(random.uniform(*pause))  # noqa: S311 - no secret
+            strike(random.choice(among))  # noqa: S311
+            strikes += 1
+        return strikes
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._watch())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        for kept in self.kept:
+            kept.thaw()
+        await asyncio.to_thread(self.fleet.stop)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            for kept in self.kept:
+                kept.check()
+
+
+async def until(holds: Callable[[], object], timeout: float, what: str) -> None:
+    """Wait for `holds`, plain or async; AssertionError naming `what` after `timeout` seconds."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout
+    while True:
+        answer = holds()
+        if asyncio.iscoroutine(answer):
+            answer = await answer
+        if answer:
+            return
+        assert loop.time() < deadline, f"not within {timeout:g} s: {what}"
+        await asyncio.sleep(0.05)

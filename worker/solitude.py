@@ -1,0 +1,63 @@
+"""Suspects run alone: a job whose process died under it, again and again, gets a process to itself.
+
+Who was beside a crash is no less suspect than who caused it. Alone, the next crash tells them apart, and nobody is
+convicted for having been a bystander.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+# From the second loss in a row on.
+SUSPECT_LOSSES = 2
+
+
+class Solitude:
+    """Ordinary runs share the process; a suspect waits until it is empty, and keeps it empty while it runs."""
+
+    def __init__(self) -> None:
+        self._sharing = 0
+        self._alone = False
+        self._changed = asyncio.Condition()
+
+    @asynccontextmanager
+    async def shared(self) -> AsyncIterator[None]:
+        """Around an ordinary run; waits while a suspect runs or is about to."""
+        if self._alone:
+            async with self._changed:
+                await self._changed.wait_for(lambda: not self._alone)
+        self._sharing += 1
+        try:
+            yield
+        finally:
+            self._sharing -= 1
+            if self._alone and not self._sharing:
+                await self._tell()
+
+    @asynccontextmanager
+    async def alone(self, patience: float) -> AsyncIterator[bool]:
+        """Around a suspect's run. False when the process did not get empty within `patience` seconds, or another
+        suspect has it: then the job is not to be run here and now."""
+        if self._alone:
+            yield False
+            return
+        self._alone = True
+        try:
+            yield await self._emptied(patience)
+        finally:
+            self._alone = False
+            await self._tell()
+
+    async def _emptied(self, patience: float) -> bool:
+        try:
+            async with asyncio.timeout(patience), self._changed:
+                await self._changed.wait_for(lambda: not self._sharing)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _tell(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
