@@ -14,6 +14,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import Link, SpanKind, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -51,7 +52,7 @@ class Tracing:
             return carried
         version, trace_id, parent, _ = carried.traceparent.split("-")
         decision = self._provider.sampler.should_sample(None, int(trace_id, 16), "submit").decision
-        flags = "01" if decision.is_sampled() else "00"
+        flags = "01" if decision is Decision.RECORD_AND_SAMPLE else "00"
         return TraceContext("-".join((version, trace_id, parent, flags)), "", carried.baggage)
 
     def publish(self, job_type: str, job_id: str, parent: TraceContext) -> TraceContext:

@@ -7,7 +7,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from jobkit.domain.job import NO_TRACE, ClaimedJob, JobState
-from jobkit.domain.retry import Release
+from jobkit.domain.retry import Postpone, Release
 from jobkit.ports import Held, Miss
 from tests.contract.store_contract import (
     LEASE,
@@ -88,6 +88,34 @@ class ClaimContract(StoreContract):
         assert (await store.claim(job_id)).losses == 1
         assert await store.settle(job_id, 2, Release())
         assert (await store.claim(job_id)).losses == 0
+
+    async def test_only_losses_of_claims_that_ran_alone_count_as_such(self, store: Store) -> None:
+        job_id = await store.running()
+        await store.expire_lease(job_id)
+        job = await store.claim(job_id)
+        assert (job.losses, job.losses_alone) == (1, 0)
+        assert await store.work.mark_alone(Held(job_id, job.delivery))
+        await store.expire_lease(job_id)
+        job = await store.claim(job_id)
+        assert (job.losses, job.losses_alone) == (2, 1)
+        await store.expire_lease(job_id)
+        job = await store.claim(job_id)
+        assert (job.losses, job.losses_alone) == (3, 1)
+
+    async def test_a_lost_claim_cannot_be_marked_alone(self, store: Store) -> None:
+        job_id = await store.running()
+        await store.expire_lease(job_id)
+        job = await store.claim(job_id)
+        assert not await store.work.mark_alone(Held(job_id, job.delivery - 1))
+        assert not (await store.row(job_id)).alone
+
+    async def test_a_postponed_run_burns_nothing_and_forgets_no_loss(self, store: Store) -> None:
+        job_id = await store.running()
+        await store.expire_lease(job_id)
+        job = await store.claim(job_id)
+        assert await store.settle(job_id, job.delivery, Postpone(timedelta(0)))
+        job = await store.claim(job_id)
+        assert (job.losses, job.attempts, job.delivery) == (1, 0, 3)
 
     async def test_a_retry_that_is_not_due_is_a_miss_that_says_when(self, store: Store) -> None:
         job_id = await store.retrying(delay=timedelta(seconds=30))

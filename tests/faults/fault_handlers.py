@@ -2,8 +2,8 @@
 WORKER_HANDLERS=fault_handlers; types begin with TRIAL_PREFIX.
 
 Each run leaves two lines in the file FAULT_TALLY, appended in one write each, so that any number of processes may
-share it and a killed one has written what it has begun: "S job_id delivery monotonic_ns pid attempt" when it starts and
-"E … outcome" when it ends. CLOCK_MONOTONIC is the same for all processes of a machine.
+share it and a killed one has written what it has begun: "S job_id delivery monotonic_ns pid attempt" when it starts
+and "E … outcome" when it ends. CLOCK_MONOTONIC is the same for all processes of a machine.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ async def freezing(job: JobContext) -> dict[str, Any]:
     """Blocks the event loop of its process for `seconds` in its first `times` (1) deliveries."""
     with counted(job):
         if job.delivery <= job.payload.get("times", 1):
-            time.sleep(job.payload["seconds"])  # noqa: ASYNC251 - that is the fault
+            time.sleep(job.payload["seconds"])
         return {"delivery": job.delivery}
 
 

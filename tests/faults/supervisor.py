@@ -105,10 +105,10 @@ class Supervisor:
         *arguments: str,
         ports: Ports | None = None,
         first: Sequence[str] | None = None,
-        **environ: str,
+        environ: Mapping[str, str] | None = None,
     ) -> Kept:
         """Start one, on the fleet's own ports unless others are given, and keep it running."""
-        kept = Kept(self.fleet, arguments, ports or self.fleet.ports, environ, first)
+        kept = Kept(self.fleet, arguments, ports or self.fleet.ports, environ or {}, first)
         self.kept.append(kept)
         return kept
 
@@ -116,20 +116,28 @@ class Supervisor:
         """Until every kept component answers that it is ready."""
         await until(self._all_ready, timeout, "all components are ready")
 
+    async def wait_for_death(self, kept: Kept, before: int, timeout: float = 20.0) -> None:
+        """Until it has ended more often than `before`; by then it has been started again."""
+        await until(lambda: len(kept.deaths) > before, timeout, f"{kept.component} ends: {kept.log[-2000:]}")
+
     async def _all_ready(self) -> bool:
         urls = [url for kept in self.kept for url in kept.ready_urls]
         answers = await asyncio.gather(*(asyncio.to_thread(answers_ok, url) for url in urls))
         return all(answers)
 
     async def havoc(
-        self, seconds: float, strike: Callable[[Kept], None], among: Sequence[Kept], pause: tuple[float, float]
+        self,
+        seconds: float,
+        strike: Callable[[Kept], None],
+        among: Sequence[Kept],
+        pause: tuple[float, float],
     ) -> int:
         """For `seconds`, `strike` one of `among` after a random `pause` each time; returns how often."""
         loop = asyncio.get_running_loop()
         end, strikes = loop.time() + seconds, 0
         while loop.time() < end:
-            await asyncio.sleep(random.uniform(*pause))  # noqa: S311 - no secret
-            strike(random.choice(among))  # noqa: S311
+            await asyncio.sleep(random.uniform(*pause))
+            strike(random.choice(among))
             strikes += 1
         return strikes
 

@@ -32,7 +32,7 @@ def pytest_runtest_makereport(
     if report.failed:
         for used in getattr(item, "funcargs", {}).values():
             if isinstance(used, Fleet):
-                report.sections += [(f"log of {p.arguments}", p.log[-3000:]) for p in used.programs]
+                report.sections += [(f"log of {p.arguments}", p.log[-9000:]) for p in used.programs]
     return report
 
 

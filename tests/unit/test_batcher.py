@@ -1,0 +1,166 @@
+"""Concurrent callers share one call, in order and within bounds; nobody waits for an answer that cannot come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from jobkit.runtime.batcher import Batcher
+
+
+class Work:
+    """Doubles numbers once it is let; remembers its batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.go = asyncio.Event()
+        self.go.set()
+        self.began = asyncio.Event()
+
+    async def __call__(self, items: Sequence[int]) -> Sequence[int | Exception]:
+        self.batches.append(list(items))
+        self.began.set()
+        await self.go.wait()
+        return [ValueError(f"{n} is bad") if n < 0 else n * 2 for n in items]
+
+
+@pytest.fixture
+async def work() -> Work:
+    return Work()
+
+
+async def blocked(work: Work, batcher: Batcher[int, int]) -> asyncio.Future[int]:
+    """A first batch in flight, so that what is added next has to wait."""
+    work.go.clear()
+    first = batcher.add(0)
+    await work.began.wait()
+    return first
+
+
+async def test_a_lone_caller_waits_for_nobody(work: Work) -> None:
+    assert await Batcher(work).do(21) == 42
+    assert work.batches == [[21]]
+
+
+async def test_callers_of_one_turn_share_a_call_in_order(work: Work) -> None:
+    batcher: Batcher[int, int] = Batcher(work)
+    assert await asyncio.gather(*(batcher.do(n) for n in range(5))) == [0, 2, 4, 6, 8]
+    assert work.batches == [[0, 1, 2, 3, 4]]
+
+
+async def test_a_batch_forms_while_the_one_before_it_is_in_flight(work: Work) -> None:
+    batcher: Batcher[int, int] = Batcher(work)
+    first = await blocked(work, batcher)
+    later = []
+    for n in (1, 2, 3):
+        later.append(batcher.add(n))
+        await asyncio.sleep(0)
+    assert batcher.pending == 3
+    work.go.set()
+    assert await asyncio.gather(first, *later) == [0, 2, 4, 6]
+    assert work.batches == [[0], [1, 2, 3]]
+
+
+async def test_as_many_batches_are_in_flight_as_there_are_lanes(work: Work) -> None:
+    batcher: Batcher[int, int] = Batcher(work, lanes=2)
+    first = await blocked(work, batcher)
+    second = batcher.add(1)
+    await asyncio.sleep(0)
+    third = batcher.add(2)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert work.batches == [[0], [1]]
+    assert batcher.pending == 1
+    work.go.set()
+    assert await asyncio.gather(first, second, third) == [0, 2, 4]
+
+
+async def test_a_batch_is_bounded_by_items(work: Work) -> None:
+    batcher: Batcher[int, int] = Batcher(work, max_items=2)
+    await asyncio.gather(*(batcher.do(n) for n in range(5)))
+    assert work.batches == [[0, 1], [2, 3], [4]]
+
+
+async def test_a_batch_is_bounded_by_bytes_and_one_large_item_goes_alone(work: Work) -> None:
+    batcher: Batcher[int, int] = Batcher(work, max_bytes=10, size=lambda n: n)
+    await asyncio.gather(*(batcher.do(n) for n in (4, 6, 1, 50, 2)))
+    assert work.batches == [[4, 6], [1], [50], [2]]
+
+
+async def test_an_exception_in_place_of_an_answer_reaches_its_caller_alone(work: Work) -> None:
+    batcher: Batcher[int, int] = Batcher(work)
+    good, bad, other = await asyncio.gather(*map(batcher.do, (1, -1, 2)), return_exceptions=True)
+    assert (good, other) == (2, 4)
+    assert isinstance(bad, ValueError)
+    assert str(bad) == "-1 is bad"
+
+
+async def test_all_callers_of_a_failed_batch_get_its_exception_and_the_next_batch_goes_on() -> None:
+    calls = 0
+
+    async def fail_once(items: Sequence[int]) -> Sequence[int]:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise OSError("away")
+        return list(items)
+
+    batcher: Batcher[int, int] = Batcher(fail_once)
+    answers = await asyncio.gather(batcher.do(1), batcher.do(2), return_exceptions=True)
+    assert [str(answer) for answer in answers] == ["away", "away"]
+    assert await batcher.do(3) == 3
+
+
+async def test_too_few_answers_leave_nobody_waiting() -> None:
+    async def forgetful(items: Sequence[int]) -> Sequence[int]:
+        return [1]
+
+    batcher: Batcher[int, int] = Batcher(forgetful)
+    answers = await asyncio.gather(batcher.do(1), batcher.do(2), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [ValueError, ValueError]
+
+
+async def test_a_caller_that_goes_away_takes_nobody_along(work: Work) -> None:
+    batcher: Batcher[int, int] = Batcher(work)
+    await blocked(work, batcher)
+    leaving, staying = asyncio.create_task(batcher.do(1)), asyncio.create_task(batcher.do(2))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    work.go.set()
+    assert await staying == 4
+    assert leaving.cancelled()
+    # Its item is done nevertheless: it may have been half-way through already.
+    assert work.batches == [[0], [1, 2]]
+
+
+async def test_failures_that_nobody_waits_for_are_not_reported_to_the_loop(work: Work) -> None:
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    batcher: Batcher[int, int] = Batcher(work)
+    batcher.add(-1)
+    await batcher.drain()
+    assert complaints == []
+
+
+async def test_drain_waits_for_everything_added_so_far(work: Work) -> None:
+    batcher: Batcher[int, int] = Batcher(work, max_items=1)
+    first = await blocked(work, batcher)
+    last = batcher.add(1)
+    draining = asyncio.create_task(batcher.drain())
+    await asyncio.sleep(0.01)
+    assert not draining.done()
+    work.go.set()
+    await draining
+    assert (first.result(), last.result()) == (0, 2)
+    await batcher.drain()
+
+
+async def test_a_cancelled_batch_cancels_its_callers() -> None:
+    async def cancelled(items: Sequence[int]) -> Sequence[int]:
+        raise asyncio.CancelledError
+
+    batcher: Batcher[int, int] = Batcher(cancelled)
+    with pytest.raises(asyncio.CancelledError):
+        await batcher.do(1)
