@@ -16,6 +16,7 @@ from jobkit.domain.filter import PageToken
 from jobkit.domain.job import Attempt, Job, JobError, JobState, OnOpen, TraceContext
 from jobkit.domain.submit import Submit
 from jobkit.rpc.convert import dict_to_struct, from_duration, struct_to_dict, to_timestamp
+from jobkit.rpc.strict_json import find_unsafe
 
 _ON_OPEN = {
     job_pb2.ON_OPEN_UNSPECIFIED: OnOpen.HOLD,
@@ -39,7 +40,7 @@ def submit_from_wire(request: job_service_pb2.SubmitJobRequest, trace: TraceCont
         raise InvalidJob([FieldViolation("on_open", "must be ON_OPEN_HOLD or ON_OPEN_REJECT")])
     return Submit(
         job_type=request.job_type,
-        payload=payload_bytes(struct_to_dict(request.payload)) if request.HasField("payload") else None,
+        payload=payload_from_wire(request.payload) if request.HasField("payload") else None,
         request_id=request.request_id,
         max_attempts=request.max_attempts if request.HasField("max_attempts") else None,
         attempt_timeout=from_duration(request.attempt_timeout)
@@ -52,7 +53,11 @@ def submit_from_wire(request: job_service_pb2.SubmitJobRequest, trace: TraceCont
 
 
 def payload_from_wire(payload: Struct) -> bytes:
-    return payload_bytes(struct_to_dict(payload))
+    """Raises InvalidJob, naming the path, for what REST refuses too: NaN, and nesting too deep to be read back."""
+    value = struct_to_dict(payload)
+    if (unsafe := find_unsafe(value, "payload")) is not None:
+        raise InvalidJob([FieldViolation(unsafe.path, unsafe.message)])
+    return payload_bytes(value)
 
 
 def job_id_from_wire(text: str) -> UUID:

@@ -17,6 +17,7 @@ from jobkit.domain.breaker import BreakerRecord, BreakerState
 from jobkit.domain.errors import Unavailable
 from jobkit.ports import Delivery, Dispatcher, Lane
 from worker.breakers import Breaker, Breakers
+from worker.hand import Hand
 from worker.ramp import Ramp
 from worker.runner import Runner
 from worker.slots import Slots
@@ -24,20 +25,19 @@ from worker.slots import Slots
 _log = logging.getLogger(__name__)
 
 TURN_SECONDS = 0.25
-# No token stays unacknowledged for as long as the broker's consumer_timeout: one that waits goes back before.
-LONGEST_IN_HAND = 600.0
 UNCONSUMED_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class LaneParts:
-    """What all lanes of a process share."""
+    """What all lanes of a process share. `ack_after` (seconds) bounds how long a token stays unacknowledged."""
 
     dispatcher: Dispatcher
     breakers: Breakers
     runner: Runner
     slots: Slots
     probe_lease: timedelta
+    ack_after: float
 
 
 class TypeLane:
@@ -53,8 +53,10 @@ class TypeLane:
         self._ramp = Ramp(parts.slots.per_type)
         self._prefetch = 0
         self._lane: Lane | None = None
-        self._inbox: deque[tuple[Delivery, float]] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._limit = parts.slots.per_type
+        self._inbox: deque[Hand] = deque()
+        # Oldest first; one task runs at most one token.
+        self._tasks: dict[asyncio.Task[None], Hand | None] = {}
         self._woken = asyncio.Event()
         self._draining = False
         self._probing = False

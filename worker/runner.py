@@ -1,5 +1,5 @@
 """One token from hand to acknowledgement: claim -> execute -> settle -> ack. Nothing is acknowledged before the
-job's outcome is recorded."""
+job's outcome is recorded (or, in a long run, its claim: see `hand`)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from jobkit.domain.errors import Unavailable
-from jobkit.domain.job import ClaimedJob
+from jobkit.domain.job import ClaimedJob, Token
 from jobkit.domain.outcome import Deferred, Failed, Interrupted, Outcome, Succeeded
-from jobkit.domain.retry import Release, RetryPolicy, decide_next, rung_at_least
-from jobkit.ports import Delivery, Dispatch, Lane, Miss
+from jobkit.domain.retry import Postpone, Release, Retry, RetryPolicy, decide_next, rung_at_least
+from jobkit.ports import Dispatch, Miss
 from jobkit.runtime.publisher import Publisher
 from worker.breakers import Breaker, Breakers
 from worker.claimer import Claimer
 from worker.claims import Claims
 from worker.executor import Executor
+from worker.hand import Hand
 from worker.registry import Registry
 from worker.settler import Settler
 from worker.suspects import Suspects
@@ -63,29 +64,29 @@ class Runner:
         """Handlers that ignored their deadline and go on: each keeps its slot."""
         return self._parts.executor.strays.get(job_type, 0)
 
-    async def run(self, lane: Lane, delivery: Delivery, breaker: Breaker) -> None:
+    async def run(self, hand: Hand, breaker: Breaker) -> None:
         """A token of a closed breaker."""
-        job = await self._claim(lane, delivery)
+        job = await self._claim(hand)
         if job is None:
             return
         generation = breaker.generation
         if not breaker.admits:
             # It opened while we claimed: back to its place, unburned.
-            await self._settle(lane, delivery, job, Interrupted.DRAINED, 0.0)
+            await self._settle(hand, job, Interrupted.DRAINED, 0.0)
             return
         outcome, took = await self._execute(job, generation)
         code = evidence_of(outcome)
         if code is not None:
             self._parts.breakers.report(job.job_type, job.job_id, code, generation)
-        await self._settle(lane, delivery, job, outcome, took)
+        await self._settle(hand, job, outcome, took)
 
-    async def probe(self, lane: Lane, delivery: Delivery, generation: int) -> ProbeAnswer:
+    async def probe(self, hand: Hand, generation: int) -> ProbeAnswer:
         """A token as the probe of a half-open breaker. A counted failure is refunded."""
-        job = await self._claim(lane, delivery)
+        job = await self._claim(hand)
         if job is None:
             return ProbeAnswer(claimed=False)
         outcome, took = await self._execute(job, generation)
-        await self._settle(lane, delivery, job, outcome, took, probe=True)
+        await self._settle(hand, job, outcome, took, probe=True)
         return ProbeAnswer(claimed=True, code=evidence_of(outcome))
 
     async def _open(self, job_type: str, after: timedelta, generation: int) -> None:
@@ -94,31 +95,31 @@ class Runner:
         except Unavailable as error:
             _log.warning("the breaker of %s could not be opened: %s", job_type, error)
 
-    async def _claim(self, lane: Lane, delivery: Delivery) -> ClaimedJob | None:
-        token = delivery.token
-        if token is None:
-            await lane.quarantine(delivery)
-            return None
+    async def _claim(self, hand: Hand) -> ClaimedJob | None:
+        token = hand.delivery.token
         try:
+            if token is None:
+                await hand.lane.quarantine(hand.delivery)
+                return None
             claimed = await self._parts.claimer.claim(token.job_id)
         except Unavailable:
-            # The database is away: keep the token for a moment, then put it back where it was.
+            # The database is away, or the intake: keep the token for a moment, then put it back where it was.
             await asyncio.sleep(random.uniform(0.5, 1.0))  # noqa: S311 - jitter
-            await lane.give_back([delivery])
+            await hand.give_back()
             return None
         if isinstance(claimed, ClaimedJob):
             self._parts.claims.add(claimed)
+            hand.guarded = True
             return claimed
-        await self._missed(lane, delivery, claimed)
+        await self._missed(hand, token, claimed)
         return None
 
-    async def _missed(self, lane: Lane, delivery: Delivery, miss: Miss) -> None:
+    async def _missed(self, hand: Hand, token: Token, miss: Miss) -> None:
         """No claim to be had. Only a redelivered token may be the job's last: it waits until the other claim's
         lease, or the job's backoff, is over. Any other is a surplus, and dropped."""
-        token = delivery.token
-        if token is not None and miss.retry_in is not None and delivery.redelivered:
+        if miss.retry_in is not None and hand.delivery.redelivered:
             await self._parts.publisher.publish([Dispatch(token, rung_at_least(miss.retry_in))])
-        await lane.ack([delivery])
+        await hand.ack()
 
     async def _execute(self, job: ClaimedJob, generation: int) -> tuple[Outcome, float]:
         started = time.monotonic()
@@ -133,14 +134,7 @@ class Runner:
         return outcome, took
 
     async def _settle(
-        self,
-        lane: Lane,
-        delivery: Delivery,
-        job: ClaimedJob,
-        outcome: Outcome,
-        took: float,
-        *,
-        probe: bool = False,
+        self, hand: Hand, job: ClaimedJob, outcome: Outcome, took: float, *, probe: bool = False
     ) -> None:
         parts = self._parts
         handler = parts.registry.find(job.job_type)
@@ -148,17 +142,22 @@ class Runner:
         if handler is not None and handler.max_attempts is not None:
             policy = replace(policy, max_attempts=handler.max_attempts)
         decision = decide_next(outcome, job, policy, random.random(), probe=probe)  # noqa: S311 - jitter
+        # What goes back goes by the token if we still have it, and then we must keep it until it has gone.
+        goes_on = isinstance(decision, Release | Retry | Postpone)
+        has_token = hand.keep() if goes_on else not hand.let_go
         try:
             await parts.claims.flush_progress(job)
-            stands = await parts.settler.settle(job, decision, timedelta(seconds=took))
+            stands = await parts.settler.settle(
+                job, decision, timedelta(seconds=took), has_token=has_token
+            )
         finally:
             parts.claims.remove(job)
         if stands:
             parts.watch.settled(job, outcome, decision)
         if isinstance(decision, Release):
-            await lane.give_back([delivery])
+            await hand.give_back()
         else:
-            await lane.ack([delivery])
+            await hand.ack()
 
 
 def evidence_of(outcome: Outcome) -> str | None:

@@ -33,19 +33,23 @@ class Settler:
         self._worker_id = worker_id
         self._batches: Batcher[Settlement, bool] = Batcher(self._settle, max_items=200, lanes=2)
 
-    async def settle(self, job: ClaimedJob, decision: Decision, took: timedelta) -> bool:
-        """Record `decision`; True once it stands, False when the claim was lost and nothing was written."""
+    async def settle(
+        self, job: ClaimedJob, decision: Decision, took: timedelta, *, has_token: bool = True
+    ) -> bool:
+        """Record `decision`; True once it stands, False when the claim was lost and nothing was written. Without a
+        token, a job that goes on is nobody's: should this process die now, no token would come again."""
         step = ladder_step(decision.delay) if isinstance(decision, Retry | Postpone) else None
         if isinstance(decision, Retry | Postpone) and step is not None:
             decision = replace(decision, delay=timedelta(milliseconds=step))
         # Who answers for the token: this session when it goes back through the broker; nobody, hence the
         # overdue reconciler, for a wait that is too long for it.
-        session = self._publisher.session if step is not None or isinstance(decision, Release) else None
+        ours = has_token and (step is not None or isinstance(decision, Release))
+        session = self._publisher.session if ours else None
         error = decision.error if isinstance(decision, Retry | Isolate) else None
         done = await self._batches.do(
             Settlement(Held(job.job_id, job.delivery), decision, self._history(job, error, took), session)
         )
-        if done and step is not None:
+        if done and step is not None and has_token:
             await self._publisher.publish([Dispatch(next_token(job, decision), step)])
         return done
 

@@ -12,14 +12,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jobkit.domain.job import NO_TRACE, ClaimedJob, JobError, QuarantineReason
-from jobkit.domain.outcome import Deferred, Failed, Interrupted, Outcome, Succeeded
+from jobkit.domain.outcome import Convicted, Deferred, Failed, Interrupted, Outcome, Succeeded
 from jobkit.domain.retry import (
     LADDER,
+    POSTPONED,
     Cancel,
     Complete,
     Decision,
     Forget,
     Isolate,
+    Postpone,
     Release,
     Retry,
     RetryPolicy,
@@ -38,6 +40,7 @@ JOB = ClaimedJob(
     attempts=0,
     attempts_base=0,
     losses=0,
+    losses_alone=0,
     max_attempts=None,
     attempt_timeout=None,
     labels={},
@@ -68,6 +71,7 @@ def after(seconds: float, error: JobError | None = TIMED_OUT, *, counted: bool =
         (Interrupted.CANCELLED, Cancel()),
         (Interrupted.DRAINED, Release()),
         (Interrupted.LOST, Forget()),
+        (Interrupted.POSTPONED, Postpone(POSTPONED)),
         (Deferred(timedelta(seconds=7)), after(7, None, counted=False)),
         (Deferred(timedelta(seconds=7), "later"), after(7, JobError("RETRY_LATER", "later"), counted=False)),
         (Deferred(timedelta(0), wide=True), after(0, None, counted=False)),
@@ -103,6 +107,14 @@ def test_failures_use_up_the_attempts_that_were_granted(
 ) -> None:
     job = replace(JOB, attempts=attempts, attempts_base=base, max_attempts=own_limit)
     assert decide_next(Failed(TIMED_OUT), job, POLICY, HALF) == decision
+
+
+def test_a_job_that_kills_its_process_while_alone_is_poison() -> None:
+    decision = decide_next(Convicted(3), replace(JOB, losses=5, losses_alone=3), POLICY, HALF)
+    assert isinstance(decision, Isolate)
+    assert (decision.reason, decision.error.code) == (QuarantineReason.POISON, "WORKER_LOST")
+    assert "3 times in a row" in decision.error.message
+    assert not decision.error.retryable
 
 
 def test_permanent_failures_may_be_made_to_use_up_their_retries() -> None:
