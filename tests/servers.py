@@ -173,6 +173,8 @@ class PrivateServer:
         if not self.running():
             return
         assert self._process is not None
+        if number in (signal.SIGKILL, signal.SIGSTOP):
+            os.kill(self._process.pid, signal.SIGSTOP)  # or what it forks after our look is missed
         for pid in process_tree(self._process.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)

@@ -55,8 +55,8 @@ class TypeLane:
         self._lane: Lane | None = None
         self._limit = parts.slots.per_type
         self._inbox: deque[Hand] = deque()
-        # Oldest first; one task runs at most one token.
-        self._tasks: dict[asyncio.Task[None], Hand | None] = {}
+        self._hands: set[Hand] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
         self._draining = False
         self._probing = False
@@ -85,7 +85,10 @@ class TypeLane:
         self.wake()
 
     async def run(self) -> None:
-        """The lane's loop; raises Unavailable while the broker is away, and may then be run again."""
+        """The lane's loop; raises Unavailable while the broker is away, and may then be run again. After `drain`
+        it returns at once."""
+        if self._draining:
+            return
         self._lane = await self._parts.dispatcher.open_lane(self.job_type, self._receive)
         self._prefetch = 0
         try:
@@ -122,64 +125,83 @@ class TypeLane:
     # -- one look at the gate
 
     async def _turn(self, lane: Lane) -> None:
-        if lane.consuming or not self._breaker.admits:
-            self._consumed_at = asyncio.get_running_loop().time()
+        now = asyncio.get_running_loop().time()
+        await self._let_go(now)
+        self._limit = self._ramp.limit(now) if self._breaker.admits else self._slots.per_type
+        wanted = max(self._limit - self._tokenless(), 0) if self._breaker.admits else 0
+        if lane.consuming or not wanted:
+            self._consumed_at = now
+        if not wanted:
+            await self._pause(lane)
+        elif not lane.consuming or wanted != self._prefetch:
+            await lane.consume(wanted)
+            self._prefetch = wanted
         if self._breaker.admits:
-            now = asyncio.get_running_loop().time()
-            wanted = self._ramp.limit(now)
-            if not lane.consuming or wanted != self._prefetch:
-                await lane.consume(wanted)
-                self._prefetch = wanted
             await self._return_stale(lane, now)
             self._pump()
-            return
+        elif not self._probing:
+            await self._probe(lane)
+
+    async def _pause(self, lane: Lane) -> None:
         if self._prefetch:
             self._prefetch = 0
             await lane.pause()
         await self._give_back_all(lane)
-        if not self._probing:
-            await self._probe(lane)
+
+    def _tokenless(self) -> int:
+        """Slots that are taken by no token in hand: the broker must not send one for them."""
+        gone = sum(hand.let_go or not hand.delivery.live for hand in self._hands)
+        return gone + self._runner.strays(self.job_type)
 
     async def _give_back_all(self, lane: Lane) -> None:
-        waiting = [delivery for delivery, _ in self._inbox]
+        waiting = [hand.delivery for hand in self._inbox]
         self._inbox.clear()
         if waiting:
             await lane.give_back(waiting)
 
     async def _return_stale(self, lane: Lane, now: float) -> None:
-        stale = [d for d, since in self._inbox if now - since > LONGEST_IN_HAND]
+        stale = [hand for hand in self._inbox if now - hand.since > self._parts.ack_after]
         if stale:
-            self._inbox = deque((d, since) for d, since in self._inbox if now - since <= LONGEST_IN_HAND)
-            await lane.give_back(stale)
+            self._inbox = deque(hand for hand in self._inbox if hand not in stale)
+            await lane.give_back([hand.delivery for hand in stale])
+
+    async def _let_go(self, now: float) -> None:
+        for hand in [h for h in self._hands if h.guarded and not h.let_go]:
+            if now - hand.since > self._parts.ack_after:
+                _log.info("a job of %s runs on without its token", self.job_type)
+                await hand.let_go_of()
 
     # -- tokens
 
     def _receive(self, delivery: Delivery) -> None:
-        self._inbox.append((delivery, asyncio.get_running_loop().time()))
-        self._pump()
+        if self._lane is not None:
+            self._inbox.append(Hand(self._lane, delivery, asyncio.get_running_loop().time()))
+            self._pump()
 
     def _pump(self) -> None:
         """Start what may start: the gate open, the ramp and the slots allowing it."""
-        lane = self._lane
-        if lane is None or self._draining or not self._breaker.admits:
+        if self._draining or not self._breaker.admits:
             return
         while self._inbox and self._may_start():
-            delivery, _ = self._inbox.popleft()
-            if delivery.live:
-                self._start(lane, delivery)
+            hand = self._inbox.popleft()
+            if hand.delivery.live:
+                self._start(hand)
 
     def _may_start(self) -> bool:
         running = len(self._tasks) + self._runner.strays(self.job_type)
-        return running < (self._prefetch or self._slots.per_type) and self._slots.admits(self.job_type)
+        return running < self._limit and self._slots.admits(self.job_type)
 
-    def _start(self, lane: Lane, delivery: Delivery) -> None:
+    def _start(self, hand: Hand) -> None:
         self._slots.take(self.job_type)
-        task = asyncio.create_task(self._runner.run(lane, delivery, self._breaker))
+        self._hands.add(hand)
+        task = asyncio.create_task(self._runner.run(hand, self._breaker))
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(lambda done: self._ended(done, hand))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[None], hand: Hand | None = None) -> None:
         self._tasks.discard(task)
+        if hand is not None:
+            self._hands.discard(hand)
         self._slots.free(self.job_type)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, Unavailable):
@@ -215,7 +237,12 @@ class TypeLane:
         code: str | None = None
         try:
             while not self._draining and (delivery := await lane.take()) is not None:
-                answer = await self._runner.probe(lane, delivery, generation)
+                hand = Hand(lane, delivery, asyncio.get_running_loop().time())
+                self._hands.add(hand)
+                try:
+                    answer = await self._runner.probe(hand, generation)
+                finally:
+                    self._hands.discard(hand)
                 if answer.claimed:
                     code = answer.code
                     return

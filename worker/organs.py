@@ -81,7 +81,9 @@ class Organs:
             )
         )
         slots = Slots(settings.concurrency, settings.max_concurrency)
-        parts = LaneParts(world.dispatcher, self.breakers, runner, slots, timeout + PERMIT_SLACK)
+        parts = LaneParts(
+            world.dispatcher, self.breakers, runner, slots, timeout + PERMIT_SLACK, settings.ack_after
+        )
         self.lanes = Lanes(handlers, world.types, parts, settings.max_job_types)
 
     # -- what one part tells another that was built after it

@@ -147,9 +147,7 @@ class Runner:
         has_token = hand.keep() if goes_on else not hand.let_go
         try:
             await parts.claims.flush_progress(job)
-            stands = await parts.settler.settle(
-                job, decision, timedelta(seconds=took), has_token=has_token
-            )
+            stands = await parts.settler.settle(job, decision, timedelta(seconds=took), has_token=has_token)
         finally:
             parts.claims.remove(job)
         if stands:

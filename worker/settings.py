@@ -35,6 +35,7 @@ class WorkerSettings(Settings):
     attempt_timeout: Seconds = Field(30, alias="ATTEMPT_TIMEOUT")
     shutdown_grace: float = Field(30, alias="SHUTDOWN_GRACE", ge=0, le=3600)
     job_lease: float = Field(15, alias="JOB_LEASE", ge=1, le=3600)
+    ack_after: float = Field(600, alias="ACK_AFTER", ge=1, le=1500)
     max_losses: int = Field(3, alias="MAX_LOSSES", ge=1, le=100)
     max_job_types: Count = Field(1000, alias="MAX_JOB_TYPES")
 

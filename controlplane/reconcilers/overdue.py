@@ -4,7 +4,8 @@ nobody's   no session answers for the row and its time has come: accepted while 
            for longer than the broker's ladder of delays
 orphaned   the session that answered stopped beating: its rows from `confirmed_to` on
 lost       queues are FIFO, so a row that is due well before those being claimed now has lost its token; so has
-           an old one of a type that is not held and whose queue is empty. Time alone says nothing
+           an old one of a type whose queue is empty, also of a held type: without a token it could not even be
+           probed, and would be held for ever. Time alone says nothing
 rescued    running under a lease that was seen unrenewed through a whole lease
 """
 
@@ -65,9 +66,10 @@ class Overdue:
         types = await self._world.types.all()
         for name, due in overdue.items():
             info = types.get(name)
-            if info is None or info.held:
+            if info is None:
                 continue
-            before = fronts.get(name, 0) - self._lost_after
+            # Of a held type nothing is claimed but probes, which say nothing about order.
+            before = 0 if info.held else fronts.get(name, 0) - self._lost_after
             if due >= before and await self._world.dispatcher.depth(name) == 0:
                 before = now - self._lost_after
             if due < before:

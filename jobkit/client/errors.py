@@ -6,7 +6,7 @@ JobClientError                anything else that the server or the transport ans
 ├── RequestIdReused           ALREADY_EXISTS: the request_id was used with other content
 ├── WrongState                FAILED_PRECONDITION: for example cancelling a finished job
 ├── Exhausted                 RESOURCE_EXHAUSTED: `retry_after` says when to come back
-├── Unavailable               UNAVAILABLE: likewise; also a server that cannot be reached
+├── Unavailable               UNAVAILABLE: likewise; also a server that cannot be reached, or closes (CANCELLED)
 └── DeadlineExceeded          DEADLINE_EXCEEDED: no answer in time; a TimeoutError too
 """
 
@@ -84,6 +84,8 @@ _CLASSES: Mapping[str, type[JobClientError]] = {
     "FAILED_PRECONDITION": WrongState,
     "RESOURCE_EXHAUSTED": Exhausted,
     "UNAVAILABLE": Unavailable,
+    # Not our own cancelling, which raises CancelledError: grpc's servers say so to calls that meet their closing.
+    "CANCELLED": Unavailable,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
 }
 

@@ -44,7 +44,7 @@ class World:
 
     def __init__(self, component: str, settings: Settings, environ: Mapping[str, str]) -> None:
         assert settings.database_url is not None
-        self.database = Database(settings.database_url)
+        self.database = Database(settings.database_url, timeout=settings.database_timeout)
         self.intake = SqlIntake(self.database)
         self.work = SqlWork(self.database)
         self.reader = SqlReader(self.database)
@@ -90,7 +90,7 @@ class World:
 
     async def check_broker(self) -> None:
         if not self.dispatcher.available:
-            raise ConnectionError("not connected")
+            raise ConnectionError("not connected, or blocked by an alarm of its own")
 
     async def check_breakers(self) -> None:
         await self.breakers.version()

@@ -12,7 +12,7 @@ from datetime import timedelta
 import grpc
 from google.rpc.status_pb2 import Status
 
-from jobkit.domain.errors import Exhausted
+from jobkit.domain.errors import Exhausted, Unavailable
 from jobkit.domain.job import TraceContext
 from jobkit.rpc import trace as tracing
 from jobkit.rpc.metrics import CallObserver
@@ -39,11 +39,37 @@ class Door:
         self._observer = observer
         self._max_in_flight = max_in_flight
         self._in_flight = 0
+        self._closed = False
+        self._idle = asyncio.Event()
+        self._tasks: set[asyncio.Task[object]] = set()
 
     @property
     def in_flight(self) -> int:
         """Calls being served now."""
         return self._in_flight
+
+    def open(self) -> None:
+        """Let calls pass again after `close`."""
+        self._closed = False
+
+    def close(self) -> None:
+        """Refuse new calls, in a way that invites callers to try again, here or at another replica."""
+        self._closed = True
+        self._idle.clear()
+        self._note_idle()
+
+    async def idle(self) -> None:
+        """After `close`: wait until no call is served any more."""
+        await self._idle.wait()
+
+    def evict(self) -> None:
+        """After `close`: end the calls that are still served, with the same answer."""
+        for task in self._tasks:
+            task.cancel()
+
+    def _note_idle(self) -> None:
+        if self._closed and not self._in_flight:
+            self._idle.set()
 
     @contextmanager
     def passing(
@@ -59,11 +85,23 @@ class Door:
         tracing.enter(trace, request_id)
         self._observer.started(method)
         self._in_flight += bounded
+        task = asyncio.current_task() if bounded else None
         try:
+            if bounded and self._closed:
+                raise _shutting_down()
+            if task is not None:
+                self._tasks.add(task)
             if bounded and self._in_flight > self._max_in_flight:
                 raise _too_many(self._max_in_flight)
             yield
-        except (asyncio.CancelledError, GeneratorExit):
+        except asyncio.CancelledError as cancelled:
+            if self._closed and task is not None and task.cancelling():
+                task.uncancel()
+                code = grpc.StatusCode.UNAVAILABLE.name
+                raise CallFailed(_shutting_down(), tracing.trace_id(trace)) from cancelled
+            code = grpc.StatusCode.CANCELLED.name
+            raise
+        except GeneratorExit:
             code = grpc.StatusCode.CANCELLED.name
             raise
         except grpc.aio.AbortError:
@@ -75,7 +113,14 @@ class Door:
             raise CallFailed(told, tracing.trace_id(trace)) from error
         finally:
             self._in_flight -= bounded
+            if task is not None:
+                self._tasks.discard(task)
+            self._note_idle()
             self._observer.finished(method, code, time.perf_counter() - began)
+
+
+def _shutting_down() -> Unavailable:
+    return Unavailable("this process is shutting down", reason="SHUTTING_DOWN", retry_after=RETRY_AFTER)
 
 
 def _too_many(limit: int) -> Exhausted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,6 +18,9 @@ from jobkit.rpc.interceptors import DoorInterceptor
 
 CHANNELZ = "grpc.channelz.v1.Channelz"
 OVERALL = ""
+# How long calls are still answered, with a refusal, before the transport closes. What arrives while it closes is
+# CANCELLED by grpc, which tells a caller nothing; by then those who call often have been told.
+FAREWELL_SECONDS = 0.1
 
 
 class Service(NamedTuple):
@@ -91,6 +95,7 @@ class RpcServer:
         async with self._changing:
             if self._server is not None:
                 return
+            self._door.open()
             server = grpc.aio.server(
                 interceptors=[DoorInterceptor(self._door)], options=self._limits.options()
             )
@@ -107,14 +112,26 @@ class RpcServer:
             await self._tell_health()
 
     async def stop(self, grace: float = 0.0) -> None:
-        """Say NOT_SERVING, take no new calls, give those in flight `grace` seconds, then cancel them."""
+        """Say NOT_SERVING, refuse new calls, give those in flight `grace` seconds, then end them: callers are told
+        UNAVAILABLE."""
         async with self._changing:
             server, self._server = self._server, None
             if server is None:
                 return
             await self._health.enter_graceful_shutdown()
-            await server.stop(grace)
+            self._door.close()
+            if grace:
+                await self._say_farewell(grace)
+            await server.stop(FAREWELL_SECONDS if grace else 0.0)
             self._port = 0
+
+    async def _say_farewell(self, grace: float) -> None:
+        farewell = min(FAREWELL_SECONDS, grace)
+        await asyncio.sleep(farewell)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace - farewell):
+                await self._door.idle()
+        self._door.evict()
 
     async def set_serving(self, serving: bool) -> None:
         """What `grpc.health.v1` answers, for the server as a whole and for each service."""

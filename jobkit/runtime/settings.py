@@ -47,6 +47,7 @@ class Settings(BaseModel):
 
     env: Literal["development", "production"] = Field("development", alias="SELFHEAL_ENV")
     database_url: str | None = Field(None, alias="DATABASE_URL")
+    database_timeout: Seconds = Field(10, alias="DATABASE_TIMEOUT")
     rabbitmq_url: str | None = Field(None, alias="RABBITMQ_URL")
     redis_url: str | None = Field(None, alias="REDIS_URL")
     namespace: str = Field("selfheal", alias="SELFHEAL_NAMESPACE", pattern=r"^[A-Za-z0-9._-]{1,64}$")

@@ -11,6 +11,7 @@ from jobkit.domain.retry import Postpone, Release
 from jobkit.ports import Held, Miss
 from tests.contract.store_contract import (
     LEASE,
+    SESSION,
     OnPostgres,
     OnSqlite,
     Store,
@@ -101,6 +102,18 @@ class ClaimContract(StoreContract):
         await store.expire_lease(job_id)
         job = await store.claim(job_id)
         assert (job.losses, job.losses_alone) == (3, 1)
+
+    async def test_a_rescue_and_a_restart_count_losses_alike(self, store: Store) -> None:
+        job_id = await store.running()
+        assert await store.work.mark_alone(Held(job_id, 1))
+        await store.expire_lease(job_id)
+        await store.recovery.rescue(SESSION, await store.recovery.expired(10))
+        job = await store.claim(job_id)
+        assert (job.losses, job.losses_alone) == (1, 1)
+        assert await store.work.mark_alone(Held(job_id, 2))
+        assert [len(page) async for page in store.recovery.waiting_pages(10)] == [1]
+        job = await store.claim(job_id)
+        assert (job.losses, job.losses_alone) == (2, 2)
 
     async def test_a_lost_claim_cannot_be_marked_alone(self, store: Store) -> None:
         job_id = await store.running()

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import _STARTING, _leave_out
+from tests.faults.broker import Vhost
 from tests.faults.kit import Servers, make_fleet, running_servers
+from tests.servers import PrivateRabbit
 from tests.system.fleet import Fleet
 
 _FIXTURES = {"fault_servers", "own_servers"}
@@ -49,5 +51,43 @@ def faulty(fault_servers: Servers, tmp_path: Path) -> Iterator[Fleet]:
     fleet = make_fleet(tmp_path, fault_servers.room())
     try:
         yield fleet
+    finally:
+        fleet.stop()
+
+
+@pytest.fixture(scope="session")
+def rabbit(request: pytest.FixtureRequest) -> Iterator[PrivateRabbit]:
+    """A node that tests may stop, kill and alarm, as long as they leave it running and calm."""
+    server = PrivateRabbit()
+    try:
+        yield server.start()
+    except _STARTING as error:
+        _leave_out(request.config, "a RabbitMQ to be harmed", error)
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def vhost(battered_vhost: Vhost) -> Vhost:
+    """That of `battered`, on a node that runs."""
+    battered_vhost.rabbit.start()
+    return battered_vhost
+
+
+@pytest.fixture(scope="session")
+def battered_vhost(rabbit: PrivateRabbit) -> Vhost:
+    return Vhost(rabbit)
+
+
+@pytest.fixture(scope="session")
+def battered(
+    fault_servers: Servers, battered_vhost: Vhost, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Fleet]:
+    """The three components, kept by nobody: no fault of the broker may end one."""
+    room = {**fault_servers.room(), "RABBITMQ_URL": battered_vhost.url}
+    fleet = make_fleet(tmp_path_factory.mktemp("battered"), room)
+    try:
+        yield fleet.start()
+        assert all(program.running for program in fleet.programs)
     finally:
         fleet.stop()

@@ -85,6 +85,7 @@ class Load:
         self._addresses = list(addresses) or [fleet.ports.grpc("jobapi")]
         self._numbers = itertools.count()
         self._stopping = asyncio.Event()
+        self._stopped = False
         self._senders: list[asyncio.Task[None]] = []
         self._stack = contextlib.AsyncExitStack()
         self._stubs: list[JobServiceAsyncStub] = []
@@ -100,9 +101,10 @@ class Load:
         self._senders = [asyncio.create_task(self._send(number)) for number in range(SENDERS)]
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, kind: object, *_: object) -> None:
         try:
-            await self.stop()
+            if kind is None:  # else the test has failed already, maybe with its servers away
+                await self.stop()
         finally:
             for sender in self._senders:
                 sender.cancel()
@@ -112,12 +114,17 @@ class Load:
     async def stop(self) -> None:
         """No new submits; waits until each that was sent is answered for good, and lets the held type go. Safe to
         repeat; raises what a sender raised."""
-        if self._stopping.is_set():
+        if self._stopped:
             return
-        self._stopping.set()
-        await asyncio.gather(*self._senders)
+        self._stopped = True
+        await self.quiet()
         if "held" in self._mix:
             await self.release()
+
+    async def quiet(self) -> None:
+        """No new submits, as `stop`; the held type stays held."""
+        self._stopping.set()
+        await asyncio.gather(*self._senders)
 
     async def reach(self, jobs: int, timeout: float = 60.0) -> None:
         """Until so many are accepted."""

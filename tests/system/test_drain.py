@@ -41,9 +41,11 @@ async def test_a_draining_worker_finishes_what_runs_and_gives_back_the_rest(
     client, job_type = headless_client, headless.handled("patient")
     worker, ports = headless.worker(WORKER_CONCURRENCY="2", SHUTDOWN_GRACE="20")
     payloads = [told_to_wait(tmp_path, str(number)) for number in range(6)]
-    jobs = [await client.submit(job_type, payload) for payload in payloads]
-    for payload in payloads[:2]:
-        await eventually(lambda payload=payload: exists(payload["begun"]), bool)  # type: ignore[misc]
+    for payload in payloads:
+        await client.submit(job_type, payload)
+    running = await eventually(
+        lambda: client.listed(f'state = RUNNING AND job_type = "{job_type}"'), lambda found: len(found) == 2
+    )
 
     worker.terminate()
 
@@ -56,14 +58,12 @@ async def test_a_draining_worker_finishes_what_runs_and_gives_back_the_rest(
     for payload in payloads:
         Path(payload["release"]).touch()
     assert worker.await_end() == 0, worker.log
-    for job_id in jobs[:2]:
-        job = await client.job(job_id)
+    for job in [await client.job(job.job_id) for job in running]:
         assert (job.state, job.attempts, job.deliveries) == (SUCCEEDED, 1, 1)
 
     second, _ = headless.worker()
 
-    for job_id in jobs[2:]:
-        job = await client.settled(job_id)
+    for job in [await client.settled(job.job_id) for job in waiting]:
         assert (job.state, job.attempts, job.deliveries) == (SUCCEEDED, 1, 1)
     second.stop()
 

@@ -122,7 +122,7 @@ def test_terms_that_exclude_one_another_match_nothing(pair: tuple[str, str]) -> 
         ("create_time > yesterday", "'yesterday' is no RFC 3339 time"),
         ("create_time > 2026-01-01T00:00:00", "needs a time zone"),
         ("create_time > 9999-12-31T23:59:59.9999Z", "too late a time"),
-        ('labels.a = "x', "cannot be read at character 12"),
+        ('labels.a = "x', "cannot be read at character 11"),
         ('labels.a = "x\x00"', "must not contain NUL"),
         ("x" * (MAX_FILTER + 1), "must be at most 2000 characters"),
     ],

@@ -47,7 +47,9 @@ def test_a_json_line_says_when_who_and_what(stderr: Stderr) -> None:
 
 def test_a_handlers_line_carries_its_job_and_its_trace(stderr: Stderr) -> None:
     logs.configure("worker", "INFO", "json")
-    job = JobContext(job_id="j-1", job_type="email", payload={}, traceparent=f"00-{TRACE}-00f067aa0ba902b7-01")
+    job = JobContext(
+        job_id="j-1", job_type="email", payload={}, traceparent=f"00-{TRACE}-00f067aa0ba902b7-01"
+    )
     job.logger.info("sent", extra={"request_id": "r-1"})
     (line,) = lines(stderr)
     assert {k: line[k] for k in ("job_id", "job_type", "trace_id", "request_id")} == {

@@ -149,7 +149,11 @@ def test_without_an_exporter_nothing_is_paid() -> None:
 
 @pytest.mark.parametrize(
     "environ",
-    [{}, {"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "x", "OTEL_SDK_DISABLED": "True"}],
+    [
+        {},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": ""},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "x", "OTEL_SDK_DISABLED": "True"},
+    ],
 )
 def test_no_exporter_no_provider(environ: dict[str, str]) -> None:
     assert provider("worker", environ) is None

@@ -45,7 +45,7 @@ class RabbitDispatcher:
 
     @property
     def available(self) -> bool:
-        return self._out.up
+        return self._out.up and not self._out.blocked
 
     async def start(self) -> None:
         starts = await asyncio.gather(self._out.start(), self._in.start(), return_exceptions=True)
@@ -62,6 +62,7 @@ class RabbitDispatcher:
         return await self._publisher.publish(messages, _needs(batch))
 
     async def open_lane(self, job_type: str, receive: Callable[[Delivery], None]) -> RabbitLane:
+        await self._in.wait()
         lane = RabbitLane(job_type, receive, link=self._in, publisher=self._publisher, timeout=self._timeout)
         await lane.open()
         self._lanes.add(lane)
@@ -102,7 +103,8 @@ class RabbitDispatcher:
             if found:
                 await keep(found)
                 with self._in.calls():
-                    await channel.basic_ack(last, multiple=True)
+                    async with asyncio.timeout(self._timeout):
+                        await channel.basic_ack(last, multiple=True)
         finally:
             with self._in.calls():
                 await shut(channel, self._timeout)

@@ -21,7 +21,7 @@ from jobkit.domain.errors import Unavailable, store_unavailable
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT = 10  # seconds; aiormq gives a silent peer up after three of them
+HEARTBEAT = 10  # seconds, unless the URL says `?heartbeat=`; aiormq gives a silent peer up after three of them
 CLOSE_TIMEOUT = 5.0
 # A delivery is three frames. The library's 10 wakes the consumer for every third delivery, which costs a quarter
 # of the throughput and leaves acknowledgements nothing to be joined with.
@@ -65,7 +65,8 @@ class Link:
         timeout: float,
         greet: Callable[[AbstractChannel], Awaitable[None]] | None = None,
     ) -> None:
-        self._url = URL(url).update_query(heartbeat=HEARTBEAT)
+        wanted = URL(url)
+        self._url = wanted.update_query({"heartbeat": HEARTBEAT, **wanted.query})
         self._name = name
         self._timeout = timeout
         self._greet = greet
@@ -79,14 +80,34 @@ class Link:
         """Whether there is a usable connection, as far as this side knows."""
         return self._up.is_set()
 
+    @property
+    def blocked(self) -> bool:
+        """Whether the broker has told us not to publish for now: a memory or disk alarm. It says so when we
+        publish, and reads nothing more from this connection until the alarm is over."""
+        transport = self._connection.transport if self._connection is not None else None
+        if transport is None:
+            return False
+        # The library tells it only by making `ready` wait, so we look whether it would.
+        ready = transport.connection.ready()
+        try:
+            ready.send(None)
+        except StopIteration:
+            return False
+        ready.close()
+        return True
+
+    async def wait(self) -> None:
+        """Until there is a connection, for up to `timeout` seconds; then Unavailable."""
+        with broker_errors():
+            async with asyncio.timeout(self._timeout):
+                await self._up.wait()
+
     async def start(self) -> None:
         """Begin to connect and return once connected. After `timeout` seconds it raises Unavailable and goes on
         trying, until `close`."""
         if self._keeper is None:
             self._keeper = asyncio.create_task(self._keep(), name=f"broker link {self._name}")
-        with broker_errors():
-            async with asyncio.timeout(self._timeout):
-                await self._up.wait()
+        await self.wait()
 
     async def channel(self, *, confirms: bool = False) -> AbstractChannel:
         """A new channel; Unavailable while there is no connection."""
@@ -171,6 +192,8 @@ class Link:
             await self._shut(connection)
             raise
         connection.close_callbacks.add(lambda *_: self._lose(connection))
+        if connection.transport is None or connection.transport.connection.is_closed:
+            raise ConnectionError("closed before it could be used")  # and nobody would have told us
         self._connection = connection
         self._down.clear()
         self._up.set()

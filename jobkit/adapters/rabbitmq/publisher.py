@@ -37,7 +37,7 @@ class Publisher:
     async def publish(self, messages: Sequence[Outgoing], pieces: Sequence[Sequence[Piece]]) -> list[bool]:
         """In order, one answer each: True once confirmed. `pieces[i]` is what message i needs declared.
 
-        Never raises for the broker's sake. An unroutable message is published once more after its pieces were
+        Never raises for the broker's sake; while it blocks us it is not asked. An unroutable message is published once more after its pieces were
         declared again: somebody deleted a queue that we remembered.
         """
         answers = await self._attempt(messages, pieces)
@@ -53,6 +53,8 @@ class Publisher:
         return [answer is Answer.CONFIRMED for answer in answers]
 
     async def _attempt(self, messages: Sequence[Outgoing], pieces: Sequence[Sequence[Piece]]) -> list[Answer]:
+        if self._link.blocked:
+            return [Answer.UNKNOWN] * len(messages)
         try:
             bulk = await self._ready(dict.fromkeys(piece for needed in pieces for piece in needed))
         except Unavailable as error:
@@ -105,9 +107,11 @@ class Publisher:
             await self._declared.ensure(self._declaring, (INTAKE, *pieces), self._timeout)
 
     def _suspect(self) -> None:
-        """A batch got no answer. If the channel still looks open, the broker is silent: connect anew, since
-        confirmations that come late would be nobody's."""
-        if self._channel is not None and not self._channel.is_closed and self._link.up:
+        """A batch got no answer. If the channel still looks open, the broker is silent: connect anew. (One that
+        blocks us is not silent, and would block the next connection as well.)"""
+        if self._link.blocked:
+            log.warning("no confirmation within %.1f s: the broker blocks publishers", self._timeout)
+        elif self._channel is not None and not self._channel.is_closed and self._link.up:
             log.warning("no confirmation within %.1f s: connecting anew", self._timeout)
             self._link.drop()
 

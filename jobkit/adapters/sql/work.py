@@ -11,22 +11,17 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from jobkit.adapters.sql.engine import Database, in_halves
-from jobkit.adapters.sql.holds import mark_now
-from jobkit.adapters.sql.rows import CLAIM_COLUMNS, claimed_of, clean, millis, pack_history
+from jobkit.adapters.sql.outcomes import LOCK, RUNNING, settle_batch, whole_millis
+from jobkit.adapters.sql.rows import CLAIM_COLUMNS, claimed_of
 from jobkit.adapters.sql.tables import job_types, jobs
 from jobkit.adapters.sql.terms import UUIDS, any_uuid, db_now
 from jobkit.domain.job import ClaimedJob, JobState, QuarantineReason
 from jobkit.domain.job import JobError as Error
-from jobkit.domain.retry import Cancel, Complete, Forget, Isolate, Postpone, Release, Retry
+from jobkit.domain.retry import Isolate
 from jobkit.ports import Held, Miss, Settlement
 
-RUNNING = JobState.RUNNING.value
 # A token comes from the ladder a little before or after its due time: clocks of broker and database differ.
 DUE_TOLERANCE_MS = 1000
-
-
-def _millis(span: timedelta) -> int:
-    return round(span.total_seconds() * 1000)
 
 
 class SqlWork:
@@ -39,7 +34,7 @@ class SqlWork:
         self, ids: Sequence[UUID], *, claim_id: UUID, worker_id: str, lease: timedelta
     ) -> Mapping[UUID, ClaimedJob | Miss]:
         wanted = sorted(set(ids))
-        values = {"b_ids": wanted, "b_claim": claim_id, "b_worker": worker_id, "b_lease": _millis(lease)}
+        values = {"b_ids": wanted, "b_claim": claim_id, "b_worker": worker_id, "b_lease": whole_millis(lease)}
 
         async def work(connection: AsyncConnection) -> dict[UUID, ClaimedJob | Miss]:
             found: dict[UUID, ClaimedJob | Miss] = {
@@ -56,14 +51,14 @@ class SqlWork:
         fences = {h.job_id: h.delivery for h in held}
 
         async def work(connection: AsyncConnection) -> tuple[set[UUID], set[UUID]]:
-            locked = await connection.execute(_LOCK, {"b_ids": sorted(fences)})
+            locked = await connection.execute(LOCK, {"b_ids": sorted(fences)})
             ours = {
                 row.job_id: row.cancel_requested
                 for row in locked
                 if row.state == RUNNING and row.deliveries == fences[row.job_id]
             }
             if ours:
-                await connection.execute(_RENEW, {"b_ids": sorted(ours), "b_lease": _millis(lease)})
+                await connection.execute(_RENEW, {"b_ids": sorted(ours), "b_lease": whole_millis(lease)})
             return set(ours), {job_id for job_id, cancel in ours.items() if cancel}
 
         return await self._database.write(work)
@@ -92,7 +87,7 @@ class SqlWork:
 
     async def settle(self, batch: Sequence[Settlement]) -> list[bool]:
         async def run(part: Sequence[Settlement]) -> list[bool]:
-            return await self._database.write(lambda c: _settle(c, part))
+            return await self._database.write(lambda c: settle_batch(c, part))
 
         async def alone(item: Settlement) -> bool:
             unstorable = Error("UNSTORABLE_OUTCOME", "the outcome cannot be stored", retryable=False)
@@ -150,20 +145,6 @@ _CLAIM = _claiming()
 _FIND = sa.select(
     jobs.c.job_id, jobs.c.state, jobs.c.due_at, jobs.c.lease_until, db_now().label("now")
 ).where(any_uuid(jobs.c.job_id, sa.bindparam("b_ids", type_=UUIDS)))
-# In order of id, as every batch does, so that two of them queue up instead of deadlocking.
-_LOCK = (
-    sa.select(
-        jobs.c.job_id,
-        jobs.c.state,
-        jobs.c.deliveries,
-        jobs.c.settled_delivery,
-        jobs.c.cancel_requested,
-        db_now().label("now"),
-    )
-    .where(any_uuid(jobs.c.job_id, sa.bindparam("b_ids", type_=UUIDS)))
-    .order_by(jobs.c.job_id)
-    .with_for_update()
-)
 _RENEW = (
     sa.update(jobs)
     .where(any_uuid(jobs.c.job_id, sa.bindparam("b_ids", type_=UUIDS)))
@@ -208,144 +189,3 @@ def _miss(row: Any) -> Miss:
     if state.waiting:
         return Miss(timedelta(milliseconds=max(row.due_at - row.now, 0)))
     return Miss(None)
-
-
-async def _settle(connection: AsyncConnection, batch: Sequence[Settlement]) -> list[bool]:
-    locked = await connection.execute(_LOCK, {"b_ids": sorted({item.at.job_id for item in batch})})
-    found = {row.job_id: row for row in locked}
-    answers: list[bool] = []
-    done: list[dict[str, Any]] = []
-    other: list[dict[str, Any]] = []
-    written: set[UUID] = set()
-    for item in batch:
-        row = found.get(item.at.job_id)
-        if row is None or isinstance(item.decision, Forget):
-            answers.append(False)
-            continue
-        fresh = row.state == RUNNING and row.deliveries == item.at.delivery
-        answers.append(fresh or row.settled_delivery == item.at.delivery)
-        if not fresh or item.at.job_id in written:
-            continue
-        written.add(item.at.job_id)
-        if isinstance(item.decision, Complete):
-            done.append(_completed(item, item.decision, row.now))
-        else:
-            other.append(_changed(item, row))
-    if done:
-        await connection.execute(_COMPLETE, done)
-    if other:
-        await connection.execute(_CHANGE, other)
-    return answers
-
-
-_ENDED: dict[str, Any] = {
-    "claim_id": None,
-    "lease_until": None,
-    "alone": False,
-    "settled_delivery": jobs.c.deliveries,
-}
-_NO_LOSSES: dict[str, Any] = {"losses": 0, "losses_alone": 0}
-_COMPLETE = (
-    sa.update(jobs)
-    .where(jobs.c.job_id == sa.bindparam("b_id"))
-    .values(
-        state=JobState.SUCCEEDED.value,
-        attempts=jobs.c.attempts + 1,
-        result=sa.bindparam("b_result", type_=sa.LargeBinary),
-        finished_at=sa.bindparam("b_now"),
-        updated_at=sa.bindparam("b_now"),
-        **_NO_LOSSES,
-        **_ENDED,
-    )
-)
-_CHANGE = (
-    sa.update(jobs)
-    .where(jobs.c.job_id == sa.bindparam("b_id"))
-    .values(
-        state=sa.bindparam("b_state"),
-        attempts=jobs.c.attempts + sa.bindparam("b_counted", type_=sa.Integer),
-        due_at=sa.func.coalesce(sa.bindparam("b_due", type_=sa.BigInteger), jobs.c.due_at),
-        session_id=sa.bindparam("b_session", type_=sa.Uuid),
-        error_code=sa.func.coalesce(sa.bindparam("b_code", type_=sa.String), jobs.c.error_code),
-        error_message=sa.func.coalesce(sa.bindparam("b_message", type_=sa.Text), jobs.c.error_message),
-        error_retryable=sa.func.coalesce(
-            sa.bindparam("b_retryable", type_=sa.Boolean), jobs.c.error_retryable
-        ),
-        history=sa.bindparam("b_history", type_=sa.LargeBinary),
-        # A run that was put off leaves the row of losses as it is; any other end breaks it.
-        losses=sa.case((sa.bindparam("b_put_off", type_=sa.Boolean), jobs.c.losses), else_=0),
-        losses_alone=sa.case((sa.bindparam("b_put_off", type_=sa.Boolean), jobs.c.losses_alone), else_=0),
-        # A hold that came and went while the job ran did not hold it.
-        hold_mark=mark_now,
-        quarantine_reason=sa.bindparam("b_reason", type_=sa.String),
-        quarantined_at=sa.bindparam("b_quarantined", type_=sa.BigInteger),
-        finished_at=sa.bindparam("b_finished", type_=sa.BigInteger),
-        updated_at=sa.bindparam("b_now", type_=sa.BigInteger),
-        **_ENDED,
-    )
-)
-
-
-def _completed(item: Settlement, decision: Complete, now: int) -> dict[str, Any]:
-    return {"b_id": item.at.job_id, "b_result": decision.result, "b_now": now}
-
-
-def _changed(item: Settlement, row: Any) -> dict[str, Any]:
-    """The parameters of `_CHANGE`. A cancellation that was asked for wins over everything but success."""
-    decision = Cancel() if row.cancel_requested else item.decision
-    now = row.now
-    values: dict[str, Any] = {
-        "b_id": item.at.job_id,
-        "b_now": now,
-        "b_counted": 0,
-        "b_put_off": isinstance(decision, Postpone),
-        "b_due": None,
-        "b_session": None,
-        "b_history": pack_history(item.history),
-        "b_code": None,
-        "b_message": None,
-        "b_retryable": None,
-        "b_reason": None,
-        "b_quarantined": None,
-        "b_finished": None,
-    }
-    error: Error | None = None
-    match decision:
-        case Retry(delay, error, counted):
-            values |= {
-                "b_state": JobState.RETRYING.value,
-                "b_counted": int(counted),
-                "b_due": now + _millis(delay),
-                "b_session": item.session,
-            }
-        case Postpone(delay):
-            values |= {
-                "b_state": JobState.RETRYING.value,
-                "b_due": now + _millis(delay),
-                "b_session": item.session,
-            }
-        case Isolate(reason, error):
-            values |= {
-                "b_state": JobState.QUARANTINED.value,
-                "b_counted": 0 if reason is QuarantineReason.POISON else 1,
-                "b_reason": reason.value,
-                "b_quarantined": now,
-            }
-        case Release():
-            values |= {"b_state": JobState.QUEUED.value, "b_session": item.session}
-        case Cancel():
-            values |= {"b_state": JobState.CANCELLED.value, "b_finished": now}
-        case _:
-            raise AssertionError(decision)
-    if error is not None:
-        values |= {
-            "b_code": error.code,
-            "b_message": clean(error.message),
-            "b_retryable": error.retryable,
-        }
-    return values
-
-
-def due_millis(job: ClaimedJob) -> int:
-    """The due time as the database holds it."""
-    return millis(job.due_time)

@@ -1,0 +1,153 @@
+"""PostgreSQL goes away under load: restarted, killed, its connections cut, frozen.
+
+Submits are answered UNAVAILABLE, never a false "accepted"; outcomes wait for it with their token and their slot; and
+nothing runs twice because of the wait alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import asyncpg
+import pytest
+
+from tests.conftest import _STARTING, _leave_out
+from tests.faults.kit import Servers, until
+from tests.faults.standing import Standing
+from tests.servers import PrivatePostgres, wait_for
+
+CUT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND usename IS NOT NULL"
+
+
+@pytest.fixture(scope="module")
+def postgres(request: pytest.FixtureRequest) -> Iterator[PrivatePostgres]:
+    """Ours to harm; each test leaves it running."""
+    server = PrivatePostgres()
+    try:
+        yield server.start()
+    except _STARTING as error:
+        _leave_out(request.config, "a PostgreSQL to be harmed", error)
+    finally:
+        server.remove()
+
+
+@pytest.fixture(scope="module")
+def fleet(
+    fault_servers: Servers, postgres: PrivatePostgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Standing]:
+    room = fault_servers.room() | {"DATABASE_URL": postgres.url}
+    standing = Standing.start(tmp_path_factory.mktemp("postgres"), room)
+    try:
+        yield standing
+    finally:
+        standing.stop()
+
+
+@pytest.fixture
+async def standing(fleet: Standing, postgres: PrivatePostgres) -> AsyncIterator[Standing]:
+    await fleet.all_say("database", "up")
+    await fleet.forget()
+    yield fleet
+    postgres.resume()
+    postgres.start()
+
+
+@pytest.mark.parametrize("strike", [PrivatePostgres.stop, PrivatePostgres.kill], ids=["stopped", "killed"])
+async def test_gone_and_back(standing: Standing, postgres: PrivatePostgres, strike: object) -> None:
+    async with standing.load() as load:
+        await load.reach(200)
+        await asyncio.to_thread(strike, postgres)  # type: ignore[arg-type]
+        await standing.all_say("database", "down")
+        for component in ("jobapi", "worker", "controlplane"):
+            assert (await standing.health(component))[0] == 503
+        before = len(load.accepted)
+        await asyncio.sleep(3)  # longer than the lease
+        assert len(load.accepted) <= before + 10
+        await asyncio.to_thread(postgres.start)
+        await load.reach(before + 300)
+        figures = await standing.verdict(load)
+    print(f"{figures}")
+    assert figures.refusals.get("UNAVAILABLE", 0) > 0
+    assert figures.reruns == 0
+
+
+async def test_all_connections_are_cut_again_and_again(standing: Standing) -> None:
+    async with standing.load() as load:
+        for round_ in range(1, 6):
+            await load.reach(150 * round_)
+            connection = await asyncpg.connect(standing.database_url)
+            await connection.execute(CUT)
+            await connection.close()
+        figures = await standing.verdict(load)
+    print(f"{figures}")
+    assert figures.reruns == 0
+
+
+@pytest.mark.parametrize("seconds", [1.2, 6.0], ids=["for a moment", "for longer than all timeouts"])
+async def test_frozen(standing: Standing, postgres: PrivatePostgres, seconds: float) -> None:
+    """Afterwards every lease looks expired, although their workers live."""
+    async with standing.load(payloads={"slow": {"seconds": 3.0}}) as load:
+        await load.reach(300)
+        postgres.pause()
+        frozen_at = time.monotonic()
+        if seconds > 3:
+            await standing.all_say("database", "down")
+        await asyncio.sleep(frozen_at + seconds - time.monotonic())
+        postgres.resume()
+        await load.reach(len(load.accepted) + 300)
+        figures = await standing.verdict(load)
+    print(f"{figures}")
+    assert figures.reruns == 0
+
+
+async def test_frozen_while_the_broker_delivers_again(
+    standing: Standing, fault_servers: Servers, postgres: PrivatePostgres
+) -> None:
+    """Tokens of running jobs come again, and meet leases that ran out while nobody could renew them."""
+    async with standing.load(mix={"slow": 1.0}, payloads={"slow": {"seconds": 12.0}}, rate=30) as load:
+        await load.reach(20)
+        postgres.pause()
+        await load.stop()
+        before = len(standing.tally().runs())
+        assert before >= 10
+        await asyncio.to_thread(redeliver, fault_servers, standing)
+        await asyncio.sleep(2.5)  # leases end; the tokens' claims are under way
+        postgres.resume()
+        figures = await standing.verdict(load)
+    print(f"{figures}")
+    assert figures.reruns == 0
+
+
+def redeliver(servers: Servers, standing: Standing) -> None:
+    """Close the connections to the broker, and wait until the workers have the tokens again."""
+    vhost = standing.fleet.environ["SELFHEAL_NAMESPACE"]
+    servers.rabbit.ctl("close_all_connections", "--vhost", vhost, "a fault test")
+
+    def in_hand() -> bool:
+        told = servers.rabbit.ctl("list_queues", "-p", vhost, "--formatter", "json", "messages_unacknowledged")
+        return any(queue["messages_unacknowledged"] for queue in json.loads(told))
+
+    wait_for(in_hand, 15, "tokens are delivered again")
+
+
+async def test_what_ran_when_it_went_is_recorded_when_it_is_back(
+    standing: Standing, postgres: PrivatePostgres
+) -> None:
+    async with standing.load(mix={"slow": 1.0}, payloads={"slow": {"seconds": 1.0}}, rate=30) as load:
+        await load.reach(40)
+        await asyncio.to_thread(postgres.kill)
+        started = [run.job_id for run in standing.tally().runs() if not run.end]
+        assert started
+        await until(
+            lambda: all(run.end for run in standing.tally().runs() if run.job_id in started), 10, "they ended"
+        )
+        await asyncio.sleep(2.5)  # their leases are over
+        await asyncio.to_thread(postgres.start)
+        figures = await standing.verdict(load)
+        starts = standing.tally().by_job()
+    assert all(len(starts[job_id]) == 1 for job_id in started)
+    print(f"{figures}")
+    assert figures.reruns == 0

@@ -1,0 +1,32 @@
+"""Places for the components: embedded, and on real servers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.integration.stage import Place
+
+
+@pytest.fixture
+def embedded(tmp_path: Path, namespace: str) -> Place:
+    """An SQLite file, queues and breakers in memory."""
+    return Place({"DATABASE_URL": f"sqlite:///{tmp_path}/selfheal.db"}, namespace)
+
+
+@pytest.fixture
+def real(postgres_url: str, rabbitmq_url: str, redis_url: str, namespace: str) -> Place:
+    """An empty database, an empty vhost, and a key prefix."""
+    urls = {"DATABASE_URL": postgres_url, "RABBITMQ_URL": rabbitmq_url, "REDIS_URL": redis_url}
+    return Place({**urls, "SELFHEAL_NAMESPACE": namespace}, namespace)
+
+
+_REAL = pytest.param("real", marks=[pytest.mark.postgres, pytest.mark.rabbitmq, pytest.mark.redis])
+
+
+@pytest.fixture(params=["embedded", _REAL])
+def place(request: pytest.FixtureRequest) -> Place:
+    """Both, one after the other. Fetched by name, so that the embedded one needs no server."""
+    found: Place = request.getfixturevalue(request.param)
+    return found

@@ -1,0 +1,250 @@
+"""Evidence: what opens a breaker and what does not, for one worker, for a fleet, and without Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+
+from jobkit import TransientError
+from jobkit.adapters.embedded.breakers import MemoryBreakerStore
+from jobkit.adapters.redis.breakers import RedisBreakerStore
+from jobkit.domain.breaker import BreakerPolicy, BreakerRecord, BreakerState, Evidence
+from jobkit.domain.errors import store_unavailable
+from jobkit.domain.tripping import open_by_hand
+from jobkit.handling import JobContext
+from tests.integration.stage import Place, Stage, Trade, eventually
+from tests.servers import NotAvailable, PrivateRedis
+from worker.app import WorkerApp
+from worker.breakers import Breakers
+from worker.fallback import FallbackStore
+
+OPEN, CLOSED = BreakerState.OPEN, BreakerState.CLOSED
+
+
+async def state_of(app: WorkerApp, job_type: str) -> BreakerState:
+    return app.organs.breakers.of(job_type).record.state
+
+
+async def test_a_busy_healthy_type_stays_closed_with_sporadic_failures(real: Place) -> None:
+    email = Trade(real.type("email"), max_attempts=1)
+    numbers = itertools.count()
+
+    async def every_fifth(job: JobContext) -> None:
+        if next(numbers) % 5 == 0:
+            raise TransientError("API_TIMEOUT")
+
+    email.act = every_fifth
+    async with Stage(real) as stage:
+        await stage.jobapi()
+        app = await stage.worker(email)
+        await stage.submit_many(email.job_type, 600)
+        await email.began(600)
+        assert await state_of(app, email.job_type) is CLOSED
+
+
+async def test_failures_at_once_open_after_about_ten(real: Place) -> None:
+    email = Trade(real.type("email"))
+    async with Stage(real) as stage:
+        await stage.jobapi()
+        app = await stage.worker(email, WORKER_CONCURRENCY="1")
+        await stage.submit_many(email.job_type, 100)
+        await email.began(60)
+        begun = len(email.begun)
+        email.fail(lambda: TransientError("API_TIMEOUT"))
+        await eventually(lambda: state_of(app, email.job_type), lambda state: state is OPEN)
+        assert len(email.begun) - begun <= 16
+
+
+async def test_two_workers_share_their_evidence(real: Place) -> None:
+    """Three failures here and three there are six, and five open."""
+    first, second = Trade(real.type("email")), Trade(real.type("email"))
+    async with Stage(real) as stage:
+        await stage.jobapi()
+        apps = [await stage.worker(first), await stage.worker(second)]
+        name = first.job_type
+        for app, _ in itertools.product(apps, range(3)):
+            app.organs.breakers.report(name, uuid4(), "API_TIMEOUT", app.organs.breakers.of(name).generation)
+        for app in apps:
+            await eventually(lambda app=app: state_of(app, name), lambda state: state is OPEN)  # type: ignore[misc]
+        records = [app.organs.breakers.of(name).record for app in apps]
+        assert records[0] == records[1]
+        assert len(records[0].transitions) == 1
+
+
+async def test_more_successes_than_one_report_holds_are_all_reported(embedded: Place) -> None:
+    async with Stage(embedded) as stage:
+        app = await stage.worker(SIMULATE="1")
+        name = embedded.type("email")
+        for _ in range(2000):
+            app.organs.breakers.report(name, uuid4(), "", 0)
+        breaker = app.organs.breakers.of(name)
+
+        async def left() -> int:
+            return len(breaker.outcomes)
+
+        await eventually(left, lambda outcomes: outcomes == 0, patience=1)
+
+
+# -- Redis goes away and comes back ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_redis() -> AsyncIterator[PrivateRedis]:
+    try:
+        with PrivateRedis() as server:
+            yield server  # type: ignore[misc]
+    except NotAvailable as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.mark.parametrize("how", ["kill", "pause"])
+async def test_without_redis_a_worker_goes_by_its_own_breakers_and_comes_back(
+    embedded: Place, own_redis: PrivateRedis, how: str
+) -> None:
+    place = Place({**embedded.environ, "REDIS_URL": own_redis.url}, embedded.prefix)
+    email = Trade(place.type("email"))
+    async with Stage(place) as stage:
+        await stage.jobapi()
+        app = await stage.worker(email, COOLDOWN_PERIOD="3600", MAX_COOLDOWN="3600")
+        fallback = app.organs.fallback
+        await stage.submit(email.job_type)
+        await email.began(1)
+        getattr(own_redis, how)()
+        await eventually(alone(fallback), lambda value: value)
+        email.fail(lambda: TransientError("API_TIMEOUT"))
+        await stage.submit_many(email.job_type, 30)
+        await eventually(lambda: state_of(app, email.job_type), lambda state: state is OPEN)
+        await eventually(health(app, "redis"), lambda value: value is not True)
+        assert app.front.health.ok  # it can do its work
+
+        own_redis.start() if how == "kill" else own_redis.resume()
+        await eventually(alone(fallback), lambda value: not value)
+        for _ in range(20):
+            await asyncio.sleep(0.05)
+            assert not fallback.alone
+        await eventually(health(app, "redis"), lambda value: value is True)
+
+
+def alone(fallback: FallbackStore) -> Callable[[], asyncio.Future[bool]]:
+    async def read() -> bool:
+        return fallback.alone
+
+    return read  # type: ignore[return-value]
+
+
+def health(app: WorkerApp, name: str) -> Callable[[], asyncio.Future[bool | str]]:
+    async def read() -> bool | str:
+        return app.front.health.info[name]
+
+    return read  # type: ignore[return-value]
+
+
+class Shaky(MemoryBreakerStore):
+    """A shared store that can be away; its clock is an hour ahead of the host's."""
+
+    def __init__(self) -> None:
+        inner = MemoryBreakerStore()
+        super().__init__(lambda: inner._clock() + 3_600_000)
+        self.away = False
+
+    async def now(self) -> int:
+        self._check()
+        return await super().now()
+
+    async def read(self, names):  # type: ignore[no-untyped-def]
+        self._check()
+        return await super().read(names)
+
+    async def version(self) -> int:
+        self._check()
+        return await super().version()
+
+    def _check(self) -> None:
+        if self.away:
+            raise store_unavailable("redis")
+
+
+async def test_alone_the_time_goes_on_by_the_shared_clock() -> None:
+    shared = Shaky()
+    store = FallbackStore(shared, MemoryBreakerStore)
+    before = await store.now()
+    store.remember(open_by_hand(BreakerRecord("email"), before, before + 60_000, "", ""))
+    shared.away = True
+    assert abs(await store.now() - before) < 1_000
+    assert store.alone
+    (record,) = (await store.read(["email"])).values()
+    assert record.state is OPEN
+
+
+async def test_alone_the_whole_port_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = Shaky()
+    store = FallbackStore(shared, MemoryBreakerStore)
+    shared.away = True
+    await store.version()
+    await store.create("email")
+    window = await store.report("email", Evidence(0, ((uuid4(), "X"),)), 10, 60_000)
+    assert window.failures == {"X": 1}
+    assert (await store.window("email", 10, 60_000)).failures == {"X": 1}
+    assert await store.failures(["email"]) == {"email": {"X": 1}}
+    await store.repair(["email"])
+    assert await store.take_permit("email", 0, "me", 1, timedelta(seconds=1))
+    await store.return_permit("email", 0, "me")
+    assert await store.swap("email", 0, BreakerRecord("email", OPEN, 5))
+    assert await shared.failures(["email"]) == {}
+    await store.close()
+
+
+class NoLedger:
+    async def record(self, record: BreakerRecord) -> int:
+        return 0
+
+    async def latest(self) -> dict[str, BreakerRecord]:
+        return {}
+
+
+def breakers_over(store: FallbackStore) -> Breakers:
+    return Breakers(store, NoLedger(), BreakerPolicy(), "me", lambda name, record: None)
+
+
+async def test_the_shared_stores_word_counts_again_although_the_counters_meet_by_chance() -> None:
+    shared = Shaky()
+    store = FallbackStore(shared, MemoryBreakerStore)
+    breakers = breakers_over(store)
+    breakers.of("email")
+    await breakers._poll()
+    shared.away = True
+    await breakers._poll()
+    await store.swap("email", 0, BreakerRecord("email", OPEN, 7, opened_at=1))  # the private counter is now 1
+    await breakers._poll()
+    assert not breakers.of("email").admits
+    await shared.create("email")  # and so is the shared one
+    shared.away, store._retry_at = False, 0.0
+    await breakers._poll()
+    await breakers._poll()
+    assert not store.alone
+    # The shared store knows no such opening, and is not told of it by its own forgetfulness.
+    assert (await shared.read(["email"]))["email"].state is breakers.of("email").record.state
+
+
+async def test_a_wiped_redis_is_reminded_before_a_held_type_flows(redis_url: str, namespace: str) -> None:
+    shared = RedisBreakerStore(redis_url, namespace)
+    breakers = breakers_over(FallbackStore(shared, MemoryBreakerStore))
+    name = f"{namespace}-email"
+    try:
+        record = open_by_hand(BreakerRecord(name), await shared.now(), None, "ops", "a test")
+        assert await shared.swap(name, 0, record)
+        await breakers.refresh([name])
+        await shared._link.run([("DEL", shared._keys(name).record)])
+        await breakers.refresh([name])
+        assert not breakers.of(name).admits
+        assert await shared.read([name]) == {name: record}
+        version = await shared.version()
+        await breakers.refresh([name, f"{namespace}-unknown"])
+        assert await shared.version() == version  # or every worker would wake every other for ever
+    finally:
+        await shared.close()
