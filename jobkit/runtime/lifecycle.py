@@ -7,7 +7,6 @@ import logging
 import random
 import signal
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +61,9 @@ class Loops:
                 if name not in self.failing:
                     _log.warning("loop %s failed, going on: %s", name, error, exc_info=_unexpected(error))
                 self.failing[name] = str(error)
+            # aiormq makes another error of a cancellation: who was told to stop still has to.
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                return
             if asyncio.get_running_loop().time() - started > MAX_BACKOFF:
                 delay = 0.1  # it had recovered in between
                 self.failing.pop(name, None)
@@ -73,9 +75,8 @@ class Loops:
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        if tasks:
+            await asyncio.wait(tasks)
 
 
 def _unexpected(error: Exception) -> bool:

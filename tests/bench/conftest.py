@@ -37,7 +37,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """In the order in which a job meets them."""
-    items.sort(key=lambda item: ORDER.index(item.path.stem))
+    items.sort(key=lambda item: ORDER.index(item.path.stem) if item.path.stem in ORDER else -1)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -46,6 +46,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     report = config.stash[REPORT]
+    if report.empty:
+        return
     terminalreporter.section("figures")
     terminalreporter.write(report.markdown())
     page: Path | None = config.getoption("--write", None)

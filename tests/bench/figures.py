@@ -48,6 +48,10 @@ class Report:
         self._latencies: dict[str, Row] = {}
         self._memory: dict[str, float] = {}
 
+    @property
+    def empty(self) -> bool:
+        return not (self._rates or self._latencies)
+
     def rate(self, name: str, span: Span, used: Mapping[str, float], against: Sequence[str] = ()) -> None:
         """A round of something that is done many times a second."""
         row = self._rates.setdefault(name, Row(name, against))

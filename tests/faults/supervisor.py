@@ -114,32 +114,30 @@ class Supervisor:
 
     async def ready(self, timeout: float = 30.0) -> None:
         """Until every kept component answers that it is ready."""
-        await until(self._all_ready, timeout, "all components are ready")
+        await self._ready(*self.kept, timeout=timeout)
 
     async def wait_for_death(self, kept: Kept, before: int, timeout: float = 20.0) -> None:
         """Until it has ended more often than `before`; by then it has been started again."""
         await until(lambda: len(kept.deaths) > before, timeout, f"{kept.component} ends: {kept.log[-2000:]}")
 
-    async def _all_ready(self) -> bool:
-        urls = [url for kept in self.kept for url in kept.ready_urls]
-        answers = await asyncio.gather(*(asyncio.to_thread(answers_ok, url) for url in urls))
-        return all(answers)
+    async def _ready(self, *kept: Kept, timeout: float = 30.0) -> None:
+        urls = [url for one in kept for url in one.ready_urls]
 
-    async def havoc(
-        self,
-        seconds: float,
-        strike: Callable[[Kept], None],
-        among: Sequence[Kept],
-        pause: tuple[float, float],
-    ) -> int:
-        """For `seconds`, `strike` one of `among` after a random `pause` each time; returns how often."""
-        loop = asyncio.get_running_loop()
-        end, strikes = loop.time() + seconds, 0
-        while loop.time() < end:
-            await asyncio.sleep(random.uniform(*pause))
-            strike(random.choice(among))
-            strikes += 1
-        return strikes
+        async def ready() -> bool:
+            return all(await asyncio.gather(*(asyncio.to_thread(answers_ok, url) for url in urls)))
+
+        await until(ready, timeout, f"{[one.component for one in kept]} are ready")
+
+    async def havoc(self, strikes: int, strike: Callable[[Kept], None], among: Sequence[Kept]) -> None:
+        """`strike` one of `among` so many times at random instants: half of them while it still starts."""
+        for _ in range(strikes):
+            victim = random.choice(among)
+            before = len(victim.deaths)
+            if random.random() < 0.5:
+                await self._ready(victim)
+            await asyncio.sleep(random.uniform(0.0, 0.8))
+            strike(victim)
+            await self.wait_for_death(victim, before)
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._watch())

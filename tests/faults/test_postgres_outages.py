@@ -39,7 +39,7 @@ def fleet(
     fault_servers: Servers, postgres: PrivatePostgres, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Standing]:
     room = fault_servers.room() | {"DATABASE_URL": postgres.url}
-    standing = Standing.start(tmp_path_factory.mktemp("postgres"), room)
+    standing = Standing.start(tmp_path_factory.mktemp("postgres"), room, workers=2)
     try:
         yield standing
     finally:
@@ -107,12 +107,11 @@ async def test_frozen_while_the_broker_delivers_again(
     standing: Standing, fault_servers: Servers, postgres: PrivatePostgres
 ) -> None:
     """Tokens of running jobs come again, and meet leases that ran out while nobody could renew them."""
-    async with standing.load(mix={"slow": 1.0}, payloads={"slow": {"seconds": 12.0}}, rate=30) as load:
-        await load.reach(20)
-        postgres.pause()
+    async with standing.load(mix={"slow": 1.0}, payloads={"slow": {"seconds": 9.0}}, rate=30) as load:
+        await load.reach(14)
         await load.stop()
-        before = len(standing.tally().runs())
-        assert before >= 10
+        await until(lambda: len(standing.tally().runs()) == len(load.accepted), 5, "all run")
+        postgres.pause()
         await asyncio.to_thread(redeliver, fault_servers, standing)
         await asyncio.sleep(2.5)  # leases end; the tokens' claims are under way
         postgres.resume()

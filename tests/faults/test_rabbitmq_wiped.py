@@ -19,7 +19,7 @@ from tests.system.fleet import Fleet
 
 RATE = 150.0
 # A backlog of its own: two seconds' work for the worker's sixteen slots of the type.
-PAYLOADS = {"slow": {"seconds": 1.0}, "flaky": {"failures": 2}}
+PAYLOADS = {"slow": {"seconds": 1.0}}
 
 
 def mains(fleet: Fleet, *names: str) -> list[str]:
