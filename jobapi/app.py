@@ -48,13 +48,8 @@ async def build(settings: JobApiSettings, world: World) -> AsyncIterator[JobApiA
         loops = Loops()
         clock = DatabaseClock()
         publisher = Publisher("jobapi", world.dispatcher, world.sessions, clock, new_id)
-        types = Types(
-            world.types,
-            world.presence,
-            world.signals,
-            settings.max_job_types,
-            timedelta(seconds=settings.cooldown),
-        )
+        cooldown = timedelta(seconds=settings.cooldown)
+        types = Types(world.types, world.presence, world.signals, settings.max_job_types, cooldown)
         backlog = Backlog(world.reader, settings.max_backlog)
         admission = Admission(types, backlog, clock)
         submitter = Submitter(world.intake, admission, publisher, clock, world.tracing, registry)

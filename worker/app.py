@@ -51,8 +51,10 @@ async def build(settings: WorkerSettings, world: World) -> AsyncIterator[WorkerA
         stack.push_async_callback(organs.loops.stop)
         await front.start()
         stack.push_async_callback(front.stop)
-        organs.loops.every(BEAT_SECONDS, "beat", organs.beat)
-        organs.loops.every(1.0, "renew", organs.claims.renew)
+        quarter = settings.job_lease / 4
+        organs.loops.every(min(BEAT_SECONDS, quarter), "beat", organs.beat)
+        # After an outage the renewals come first: everybody else may take what nobody renews through a lease.
+        organs.loops.every(min(1.0, quarter), "renew", organs.claims.renew, max_backoff=quarter)
         organs.loops.every(1.0, "progress", organs.claims.write_progress)
         stack.callback(world.signals.listen(WATCHES, organs.watch.watched))
         stack.callback(world.signals.listen(CANCELS, organs.on_cancels))

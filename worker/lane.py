@@ -69,8 +69,9 @@ class TypeLane:
 
     @property
     def consuming(self) -> bool:
-        """False when the broker has been without our consumer for longer than a restart of it takes."""
-        return asyncio.get_running_loop().time() - self._consumed_at < UNCONSUMED_SECONDS
+        """False when the broker has been without our consumer for longer than a restart of it takes; a lane that
+        drains wants none."""
+        return self._draining or asyncio.get_running_loop().time() - self._consumed_at < UNCONSUMED_SECONDS
 
     def wake(self) -> None:
         self._woken.set()

@@ -105,6 +105,7 @@ class Organs:
     async def beat(self) -> None:
         """Once a second: the publisher's row, the worker's row."""
         await self.publisher.beat()
+        self.claimer.sight.saw()
         await self._world.presence.beat(self.worker_id, self.lanes.serves, self.claimer.take_fronts())
 
     def on_cancels(self, ids: Sequence[UUID]) -> None:

@@ -115,9 +115,9 @@ class Runner:
         return None
 
     async def _missed(self, hand: Hand, token: Token, miss: Miss) -> None:
-        """No claim to be had. Only a redelivered token may be the job's last: it waits until the other claim's
-        lease, or the job's backoff, is over. Any other is a surplus, and dropped."""
-        if miss.retry_in is not None and hand.delivery.redelivered:
+        """No claim to be had. Only a redelivered token may be the job's last, or one whose job seems abandoned: it
+        waits until the other claim's lease, or the job's backoff, is over. Any other is a surplus, and dropped."""
+        if miss.retry_in is not None and (hand.delivery.redelivered or miss.expired):
             await self._parts.publisher.publish([Dispatch(token, rung_at_least(miss.retry_in))])
         await hand.ack()
 

@@ -38,20 +38,16 @@ def main(argv: list[str] | None = None) -> int:
     sys.path.insert(0, os.getcwd())  # handler modules lie where the command is given
     environ = dev_environ(os.environ, options.data, options.handlers)
     try:
-        parts = [(part, _settings(part, environ)) for part in _parts()]
+        parts = _read_settings(_parts(), environ)
     except BadSettings as bad:
         return refuse("dev", bad.problems)
     base = parts[0][1]
     logs.configure("dev", base.log_level, base.log_format)
-    embedded = "DATABASE_URL" not in os.environ
+    embedded = not os.environ.get("DATABASE_URL")
     lock = _lock(options.data) if embedded else None
     if embedded and lock is None:
-        return (
-            refuse(
-                "dev", [f"another selfheal dev uses {options.data}: stop it, or give --data another folder"]
-            )
-            - 1
-        )
+        refuse("dev", [f"another selfheal dev uses {options.data}: stop it, or give --data another folder"])
+        return 1
 
     @asynccontextmanager
     async def whole() -> AsyncIterator[None]:
@@ -88,8 +84,20 @@ def _parts() -> list[Component[Any]]:
     return [found[name].load() for name in ORDER]
 
 
-def _settings(part: Component[Any], environ: Mapping[str, str]) -> Settings:
-    return load(part.settings, environ, embedded=True)  # type: ignore[no-any-return]
+def _read_settings(
+    parts: list[Component[Any]], environ: Mapping[str, str]
+) -> list[tuple[Component[Any], Settings]]:
+    """Raises BadSettings with the problems of all parts, those that they share once."""
+    read: list[tuple[Component[Any], Settings]] = []
+    problems: dict[str, None] = {}
+    for part in parts:
+        try:
+            read.append((part, load(part.settings, environ, embedded=True)))
+        except BadSettings as bad:
+            problems.update(dict.fromkeys(bad.problems))
+    if problems:
+        raise BadSettings(list(problems))
+    return read
 
 
 def _lock(data: str) -> IO[str] | None:

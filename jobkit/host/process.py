@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 import uvloop
 
+from jobkit.domain.errors import SelfhealError
 from jobkit.host.world import World
 from jobkit.runtime import logs
 from jobkit.runtime.lifecycle import StopSignal
@@ -74,7 +75,7 @@ def run_until_stopped(whole: Callable[[], AbstractAsyncContextManager[None]]) ->
             async with whole():
                 await stop.wait()
                 _log.info("draining")
-        except OSError as error:
+        except (OSError, SelfhealError) as error:
             _log.error("cannot start: %s", error)
             return 1
         _log.info("stopped")

@@ -88,6 +88,9 @@ class Queues:
         job = (await self._world.reader.get([job_id])).get(job_id)
         if job is None or job_type not in (None, job.job_type):
             raise NotFound("job", str(job_id))
+        await self._retry(job_id)
+
+    async def _retry(self, job_id: UUID) -> None:
         async with self._publisher.taking():
             _, token = await self._world.steering.retry(job_id, None, self._publisher.session)
             if token is not None:
@@ -103,7 +106,7 @@ class Queues:
             jobs, after = await self.failed(name, LIMIT, after)
             for job in jobs:
                 try:
-                    await self.retry(name, job.job_id)
+                    await self._retry(job.job_id)
                     retried += 1
                 except (NotFound, Precondition):
                     continue  # somebody else was faster

@@ -21,11 +21,20 @@ class Loops:
         self._tasks: set[asyncio.Task[None]] = set()
         self.failing: dict[str, str] = {}
 
-    def spawn(self, name: str, body: Callable[[], Awaitable[None]]) -> None:
-        """Run `body` until `stop`; again when it returns or raises."""
-        self._keep(asyncio.create_task(self._supervise(name, body), name=name))
+    def spawn(
+        self, name: str, body: Callable[[], Awaitable[None]], *, max_backoff: float = MAX_BACKOFF
+    ) -> None:
+        """Run `body` until `stop`; again when it returns or raises, after `max_backoff` seconds at most."""
+        self._keep(asyncio.create_task(self._supervise(name, body, max_backoff), name=name))
 
-    def every(self, seconds: float, name: str, body: Callable[[], Awaitable[None]]) -> None:
+    def every(
+        self,
+        seconds: float,
+        name: str,
+        body: Callable[[], Awaitable[None]],
+        *,
+        max_backoff: float = MAX_BACKOFF,
+    ) -> None:
         """Run `body` every `seconds`, counted from the end of the run before."""
 
         async def repeat() -> None:
@@ -34,7 +43,7 @@ class Loops:
                 self.failing.pop(name, None)
                 await asyncio.sleep(seconds)
 
-        self.spawn(name, repeat)
+        self.spawn(name, repeat, max_backoff=max_backoff)
 
     def once(self, name: str, body: Callable[[], Awaitable[None]]) -> None:
         """Run `body` once in the background; what it raises is logged."""
@@ -51,7 +60,7 @@ class Loops:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _supervise(self, name: str, body: Callable[[], Awaitable[None]]) -> None:
+    async def _supervise(self, name: str, body: Callable[[], Awaitable[None]], max_backoff: float) -> None:
         delay = 0.1
         while True:
             started = asyncio.get_running_loop().time()
@@ -67,8 +76,8 @@ class Loops:
             if asyncio.get_running_loop().time() - started > MAX_BACKOFF:
                 delay = 0.1  # it had recovered in between
                 self.failing.pop(name, None)
-            await asyncio.sleep(delay * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
-            delay = min(delay * 2, MAX_BACKOFF)
+            await asyncio.sleep(min(delay * random.uniform(0.5, 1.5), max_backoff))  # noqa: S311 - jitter
+            delay = min(delay * 2, max_backoff)
 
     async def stop(self) -> None:
         """Cancel all and wait for them. Safe to repeat."""

@@ -33,7 +33,7 @@ from jobkit.adapters.sql.work import SqlWork
 from jobkit.domain.breaker import BreakerRecord, BreakerState, Cause, Transition
 from jobkit.domain.job import Attempt, ClaimedJob, Job, JobError, JobState, NewJob, QuarantineReason
 from jobkit.domain.retry import Complete, Decision, Isolate, Retry
-from jobkit.ports import Accepted, Held, Settlement
+from jobkit.ports import Accepted, Held, Miss, Settlement
 
 LEASE = timedelta(seconds=15)
 SESSION = UUID(int=0xA)
@@ -82,8 +82,11 @@ class Store:
         return job.job_id
 
     async def claim(self, job_id: UUID, *, lease: timedelta = LEASE, worker: str = "w1") -> ClaimedJob:
+        """Also from a worker that let its lease run out."""
         claimed = await self.work.claim([job_id], claim_id=new_id(), worker_id=worker, lease=lease)
         job = claimed[job_id]
+        if isinstance(job, Miss) and job.expired is not None:
+            job = await self.work.take_over(job.expired, claim_id=new_id(), worker_id=worker, lease=lease)
         assert isinstance(job, ClaimedJob), job
         return job
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from jobkit.domain.job import NO_TRACE, ClaimedJob, JobState
 from jobkit.domain.retry import Postpone, Release
-from jobkit.ports import Held, Miss
+from jobkit.ports import Held, Lease, Miss
 from tests.contract.store_contract import (
     LEASE,
     SESSION,
@@ -82,6 +82,31 @@ class ClaimContract(StoreContract):
         assert (job.delivery, job.losses, job.attempts) == (2, 1, 0)
         await store.expire_lease(job_id)
         assert (await store.claim(job_id)).losses == 2
+
+    async def test_only_who_saw_the_lease_run_out_takes_it_over(self, store: Store) -> None:
+        """After an outage every lease looks expired: a claim alone leaves it to its worker."""
+        job_id = await store.running()
+        await store.expire_lease(job_id)
+        row = await store.row(job_id)
+        claimed = await store.work.claim([job_id], claim_id=new_id(), worker_id="w2", lease=LEASE)
+        seen = Lease(Held(job_id, 1), row.lease_until)
+        assert claimed[job_id] == Miss(SECOND / 2, seen)
+        assert await store.row(job_id) == row
+        assert await store.work.renew([Held(job_id, 1)], lease=LEASE) == ({job_id}, set())
+        late = await store.work.take_over(seen, claim_id=new_id(), worker_id="w2", lease=LEASE)
+        assert isinstance(late, Miss)
+        assert late.expired is None
+
+    async def test_taking_over_may_be_repeated_after_a_lost_reply(self, store: Store) -> None:
+        job_id, claim_id = await store.running(), new_id()
+        await store.expire_lease(job_id)
+        (seen,) = await store.recovery.expired(10)
+        for _ in range(3):
+            job = await store.work.take_over(seen, claim_id=claim_id, worker_id="w2", lease=LEASE)
+            assert isinstance(job, ClaimedJob)
+            assert (job.delivery, job.losses) == (2, 1)
+        other = await store.work.take_over(seen, claim_id=new_id(), worker_id="w3", lease=LEASE)
+        assert isinstance(other, Miss)
 
     async def test_losses_count_in_a_row_only(self, store: Store) -> None:
         job_id = await store.running()

@@ -30,6 +30,7 @@ MINUTE = timedelta(minutes=1)
 CALLS: dict[str, Callable[[Store], Any]] = {
     "insert": lambda s: s.intake.insert([new_job()], session=SESSION, now=1, marks={}),
     "claim": lambda s: s.work.claim([JOB], claim_id=JOB, worker_id="w", lease=LEASE),
+    "take_over": lambda s: s.work.take_over(Lease(Held(JOB, 1), 1), claim_id=JOB, worker_id="w", lease=LEASE),
     "renew": lambda s: s.work.renew([Held(JOB, 1)], lease=LEASE),
     "progress": lambda s: s.work.progress([(Held(JOB, 1), 1, 2)]),
     "settle": lambda s: s.work.settle([Settlement(Held(JOB, 1), Complete(None), ())]),

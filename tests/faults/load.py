@@ -31,8 +31,8 @@ CALL_SECONDS = 10.0
 GIVE_UP_SECONDS = 60.0
 SENDERS = 8
 REPEATED = 0.03  # the share of accepted submits that is sent once more
-# A submit that may have reached the database or not, and is sent again with the same request_id. CANCELLED is what grpc
-# itself answers in the instant in which a server closes.
+# A submit that may have reached the database or not, and is sent again with the same request_id. CANCELLED is what
+# grpc itself answers in the instant in which a server closes.
 UNSURE = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,

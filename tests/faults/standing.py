@@ -60,7 +60,9 @@ class Standing:
     async def verdict(self, load: Load, **how: Any) -> Figures:
         """`everything_done`, and no component ended meanwhile."""
         figures = await everything_done(load, **how)
-        ended = [p.arguments[0] for p in self.fleet.programs if p.arguments[0] in COMPONENTS and not p.running]
+        ended = [
+            p.arguments[0] for p in self.fleet.programs if p.arguments[0] in COMPONENTS and not p.running
+        ]
         assert not ended, [p.log[-3000:] for p in self.fleet.programs if not p.running]
         return figures
 

@@ -7,6 +7,7 @@ import contextlib
 import os
 import random
 import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
@@ -121,12 +122,18 @@ class Supervisor:
         await until(lambda: len(kept.deaths) > before, timeout, f"{kept.component} ends: {kept.log[-2000:]}")
 
     async def _ready(self, *kept: Kept, timeout: float = 30.0) -> None:
-        urls = [url for one in kept for url in one.ready_urls]
+        async def unready() -> list[Kept]:
+            answers = [
+                await asyncio.gather(*(asyncio.to_thread(answers_ok, url) for url in one.ready_urls))
+                for one in kept
+            ]
+            return [one for one, ok in zip(kept, answers, strict=True) if not all(ok)]
 
-        async def ready() -> bool:
-            return all(await asyncio.gather(*(asyncio.to_thread(answers_ok, url) for url in urls)))
-
-        await until(ready, timeout, f"{[one.component for one in kept]} are ready")
+        deadline = time.monotonic() + timeout
+        while late := await unready():
+            why = [f"{one.component} {one.deaths}:\n{one.log[-2000:]}" for one in late]
+            assert time.monotonic() < deadline, f"not ready within {timeout:g} s: " + "\n".join(why)
+            await asyncio.sleep(0.05)
 
     async def havoc(self, strikes: int, strike: Callable[[Kept], None], among: Sequence[Kept]) -> None:
         """`strike` one of `among` so many times at random instants: half of them while it still starts."""

@@ -126,7 +126,9 @@ def redeliver(servers: Servers, standing: Standing) -> None:
     servers.rabbit.ctl("close_all_connections", "--vhost", vhost, "a fault test")
 
     def in_hand() -> bool:
-        told = servers.rabbit.ctl("list_queues", "-p", vhost, "--formatter", "json", "messages_unacknowledged")
+        told = servers.rabbit.ctl(
+            "list_queues", "-p", vhost, "--formatter", "json", "messages_unacknowledged"
+        )
         return any(queue["messages_unacknowledged"] for queue in json.loads(told))
 
     wait_for(in_hand, 15, "tokens are delivered again")

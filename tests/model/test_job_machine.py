@@ -26,7 +26,7 @@ from jobkit.domain.errors import Precondition
 from jobkit.domain.filter import JobFilter
 from jobkit.domain.job import TRANSITIONS, ClaimedJob, JobState, QuarantineReason, Token
 from jobkit.domain.retry import Cancel, Complete, Decision, Forget, Isolate, Postpone, Release, Retry
-from jobkit.ports import Held, Lease
+from jobkit.ports import Held, Lease, Miss
 from tests.contract.store_contract import LEASE, OTHER_SESSION, SESSION, TIMED_OUT, Store, new_id
 
 R = TypeVar("R")
@@ -163,6 +163,11 @@ class JobMachine(RuleBasedStateMachine):
         answer = self.run(self.store.work.claim([job_id], claim_id=claim_id, worker_id="w", lease=LEASE))[
             job_id
         ]
+        if isinstance(answer, Miss) and answer.expired is not None:
+            assert abandoned
+            answer = self.run(
+                self.store.work.take_over(answer.expired, claim_id=claim_id, worker_id="w", lease=LEASE)
+            )
         if not isinstance(answer, ClaimedJob):
             assert not waits
             assert not abandoned

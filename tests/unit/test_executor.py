@@ -1,4 +1,4 @@
-"""Runs of claimed jobs, to their outcome and beyond."""
+"""Runs of claimed jobs: what handlers get, return and raise."""
 
 from __future__ import annotations
 
@@ -8,117 +8,30 @@ import gc
 import socket
 import ssl
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID, uuid4
 
 import aiohttp
 import aiosmtplib
 import orjson
 import pytest
 
-from jobkit.domain.job import ClaimedJob, JobError, TraceContext
-from jobkit.domain.outcome import Deferred, Failed, Interrupted, Outcome, Succeeded
-from jobkit.handling import Handler, JobContext, Permanent, RetryLater, TransientError
-from worker.executor import Around, Executor, Limits
-from worker.registry import Registry
-
-SHORT = timedelta(milliseconds=50)
-QUICK = Limits(concurrency=2, attempt_timeout=timedelta(seconds=5), grace=timedelta(milliseconds=80))
-Run = Callable[[JobContext], Any]
-
-
-def claimed(
-    job_type: str = "t", payload: bytes = b"{}", timeout: timedelta | None = None, job_id: UUID | None = None
-) -> ClaimedJob:
-    now = datetime.now(UTC)
-    return ClaimedJob(
-        job_id=job_id or uuid4(),
-        job_type=job_type,
-        payload=payload,
-        delivery=3,
-        attempts=1,
-        attempts_base=0,
-        losses=0,
-        losses_alone=0,
-        max_attempts=None,
-        attempt_timeout=timeout,
-        labels={"a": "b"},
-        start_time=now,
-        due_time=now,
-        create_time=now,
-        history=(),
-        trace=TraceContext("00-1-2-01"),
-    )
-
-
-class Bench:
-    """An executor for one handler, and what it told its surroundings."""
-
-    def __init__(
-        self, run: Run, limits: Limits = QUICK, around: Around | None = None, **handler: Any
-    ) -> None:
-        self.progress: list[tuple[int, int]] = []
-        self.freed: asyncio.Queue[str] = asyncio.Queue()
-        self.executor = Executor(
-            Registry([Handler("t", run, **handler)]),
-            limits,
-            progress=lambda job, processed, total: self.progress.append((processed, total)),
-            around=around,
-            freed=self.freed.put_nowait,
-        )
-
-    async def run(self, job: ClaimedJob | None = None) -> Outcome:
-        return await self.executor.run(job or claimed())
-
-    @property
-    def counts(self) -> tuple[int, int, int]:
-        """Running, strays, occupied."""
-        executor = self.executor
-        return executor.running.get("t", 0), executor.strays.get("t", 0), executor.occupied("t")
-
-
-def both(plain: Run) -> list[Any]:
-    """The same handler as `def` and as `async def`."""
-
-    async def awaited(job: JobContext) -> Any:
-        return plain(job)
-
-    return [pytest.param(plain, id="def"), pytest.param(awaited, id="async")]
-
-
-def raising(error: BaseException) -> Run:
-    async def handler(job: JobContext) -> None:
-        raise error
-
-    return handler
-
-
-@pytest.fixture
-async def release() -> AsyncIterator[threading.Event]:
-    """Lets threads that hang go, at the latest when the test ends."""
-    event = threading.Event()
-    yield event
-    event.set()
-
-
-def code_of(outcome: Outcome) -> str:
-    assert isinstance(outcome, Failed), outcome
-    return outcome.error.code
-
+from jobkit.domain.job import ClaimedJob, JobError
+from jobkit.domain.outcome import Deferred, Failed, Outcome, Succeeded
+from jobkit.handling import JobContext, Permanent, RetryLater, TransientError
+from tests.unit.executor_kit import (
+    Bench,
+    Run,
+    both,
+    claimed,
+    code_of,
+    describe,
+    raising,
+)
 
 # -- what handlers get ---------------------------------------------------------------------------------------------
-
-
-def describe(job: JobContext) -> dict[str, Any]:
-    left = (job.deadline - datetime.now(UTC)).total_seconds()
-    return {
-        "payload": job.payload, "type": job.job_type, "attempt": job.attempt, "delivery": job.delivery,
-        "labels": dict(job.labels), "traceparent": job.traceparent, "id": job.job_id, "left": round(left),
-        "cancelled": job.cancelled,
-    }  # fmt: skip
 
 
 @pytest.mark.parametrize("run", both(describe))
@@ -315,256 +228,6 @@ async def test_messages_are_bounded_and_storable() -> None:
 
 async def test_a_handler_that_cancels_itself_has_failed() -> None:
     assert code_of(await Bench(raising(asyncio.CancelledError())).run()) == "CancelledError"
-
-
-# -- deadlines -----------------------------------------------------------------------------------------------------
-
-
-async def test_a_run_over_its_deadline_is_cancelled_and_counts() -> None:
-    cleaned = asyncio.Event()
-
-    async def handler(job: JobContext) -> None:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            cleaned.set()
-
-    bench = Bench(handler)
-    outcome = await bench.run(claimed(timeout=SHORT))
-    assert outcome == Failed(JobError("API_TIMEOUT", "the attempt took longer than 0.05 s", True), True)
-    assert cleaned.is_set()
-    assert bench.counts == (0, 0, 0)
-
-
-async def test_a_task_that_ignores_its_cancellation_keeps_its_slot_until_it_ends() -> None:
-    release = asyncio.Event()
-
-    async def stubborn(job: JobContext) -> dict[str, Any]:
-        while not release.is_set():
-            try:
-                await release.wait()
-            except asyncio.CancelledError:
-                continue
-        return {"late": True}
-
-    bench = Bench(stubborn)
-    assert code_of(await bench.run(claimed(timeout=SHORT))) == "API_TIMEOUT"
-    assert bench.counts == (0, 1, 1)
-    release.set()
-    assert await bench.freed.get() == "t"
-    assert bench.counts == (0, 0, 0)
-
-
-async def test_swallowing_the_cancellation_is_no_success() -> None:
-    async def sloppy(job: JobContext) -> dict[str, Any]:
-        with suppress(asyncio.CancelledError):
-            await asyncio.Event().wait()
-        return {"done": False}
-
-    assert code_of(await Bench(sloppy).run(claimed(timeout=SHORT))) == "API_TIMEOUT"
-
-
-async def test_a_thread_that_ignores_its_deadline_keeps_its_slot(release: threading.Event) -> None:
-    def stubborn(job: JobContext) -> None:
-        release.wait(10)
-
-    bench = Bench(stubborn)
-    assert code_of(await bench.run(claimed(timeout=SHORT))) == "API_TIMEOUT"
-    assert bench.counts == (0, 1, 1)
-    release.set()
-    assert await bench.freed.get() == "t"
-    assert bench.counts == (0, 0, 0)
-
-
-async def test_a_thread_sees_that_its_time_is_up() -> None:
-    def polite(job: JobContext) -> dict[str, Any]:
-        while not job.cancelled:
-            pass
-        return {"partial": True}
-
-    bench = Bench(polite)
-    assert code_of(await bench.run(claimed(timeout=SHORT))) == "API_TIMEOUT"
-    assert bench.counts == (0, 0, 0)
-
-
-async def test_a_thread_that_succeeds_just_after_its_deadline_has_done_its_work() -> None:
-    def late(job: JobContext) -> dict[str, Any]:
-        threading.Event().wait(0.08)
-        return {"done": True}
-
-    patient = Limits(grace=timedelta(seconds=5))
-    assert await Bench(late, patient).run(claimed(timeout=SHORT)) == Succeeded(b'{"done":true}')
-
-
-async def test_a_job_that_found_no_thread_goes_back_unburned(release: threading.Event) -> None:
-    bench = Bench(lambda job: release.wait(10) and None)
-    hung = [asyncio.create_task(bench.run()) for _ in range(2)]
-    await asyncio.sleep(0)
-    assert await bench.run(claimed(timeout=SHORT)) is Interrupted.DRAINED
-    release.set()
-    assert await asyncio.gather(*hung) == [Succeeded(), Succeeded()]
-    assert bench.counts == (0, 0, 0)
-
-
-# -- being told to stop --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("why", list(Interrupted))
-async def test_a_task_that_is_stopped_says_why(why: Interrupted) -> None:
-    started = asyncio.Event()
-
-    async def handler(job: JobContext) -> None:
-        started.set()
-        await asyncio.Event().wait()
-
-    bench, job = Bench(handler), claimed()
-    running = asyncio.create_task(bench.run(job))
-    await started.wait()
-    assert bench.counts == (1, 0, 1)
-    assert bench.executor.cancel(job.job_id, why)
-    assert await running is why
-    assert bench.counts == (0, 0, 0)
-    assert not bench.executor.cancel(job.job_id, why)
-
-
-async def start_thread(bench: Bench, job: ClaimedJob, started: threading.Event) -> asyncio.Task[Outcome]:
-    running = asyncio.create_task(bench.run(job))
-    await asyncio.to_thread(started.wait, 5)
-    return running
-
-
-@pytest.mark.parametrize("why", list(Interrupted))
-async def test_a_thread_that_notices_has_been_stopped_even_if_it_just_returns(why: Interrupted) -> None:
-    started = threading.Event()
-
-    def handler(job: JobContext) -> dict[str, Any]:
-        started.set()
-        while not job.cancelled:
-            pass
-        return {}
-
-    bench, job = Bench(handler), claimed()
-    running = await start_thread(bench, job, started)
-    bench.executor.cancel(job.job_id, why)
-    assert await running is why
-
-
-@pytest.mark.parametrize(
-    ("why", "outcome"),
-    [
-        (Interrupted.CANCELLED, Succeeded()),
-        (Interrupted.DRAINED, Succeeded()),
-        (Interrupted.LOST, Interrupted.LOST),
-    ],
-)
-async def test_a_success_before_the_handler_noticed_stands_unless_the_claim_is_lost(
-    why: Interrupted, outcome: Outcome, release: threading.Event
-) -> None:
-    started = threading.Event()
-
-    def handler(job: JobContext) -> None:
-        started.set()
-        release.wait(10)
-
-    bench, job = Bench(handler), claimed()
-    running = await start_thread(bench, job, started)
-    bench.executor.cancel(job.job_id, why)
-    release.set()
-    assert await running == outcome
-
-
-async def test_a_cancelled_thread_is_given_until_its_deadline_and_a_drained_one_is_not(
-    release: threading.Event,
-) -> None:
-    started = threading.Event()
-
-    def handler(job: JobContext) -> None:
-        started.set()
-        release.wait(10)
-
-    bench, job = Bench(handler), claimed()
-    running = await start_thread(bench, job, started)
-    bench.executor.cancel(job.job_id, Interrupted.CANCELLED)
-    done, _ = await asyncio.wait([running], timeout=3 * QUICK.grace.total_seconds())
-    assert not done
-    bench.executor.cancel(job.job_id, Interrupted.DRAINED)
-    assert await running is Interrupted.CANCELLED  # the first reason stands
-    assert bench.counts == (0, 1, 1)
-
-
-async def test_being_told_again_changes_nothing_but_a_lost_claim_does() -> None:
-    started, stops = asyncio.Event(), 0
-
-    async def slow_to_clean_up(job: JobContext) -> None:
-        nonlocal stops
-        started.set()
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            stops += 1
-            await asyncio.sleep(0.03)
-            raise
-
-    bench, job = Bench(slow_to_clean_up), claimed()
-    running = asyncio.create_task(bench.run(job))
-    await started.wait()
-    for why in (Interrupted.CANCELLED, Interrupted.DRAINED, Interrupted.LOST):
-        bench.executor.cancel(job.job_id, why)
-        await asyncio.sleep(0)
-    assert await running is Interrupted.LOST
-    assert stops == 1
-
-
-async def test_only_the_named_delivery_is_stopped() -> None:
-    started = asyncio.Event()
-
-    async def handler(job: JobContext) -> None:
-        started.set()
-        await asyncio.Event().wait()
-
-    bench, job = Bench(handler), claimed()
-    running = asyncio.create_task(bench.run(job))
-    await started.wait()
-    assert not bench.executor.cancel(job.job_id, Interrupted.LOST, delivery=2)
-    assert bench.executor.cancel(job.job_id, Interrupted.LOST, delivery=3)
-    assert await running is Interrupted.LOST
-
-
-async def test_closing_stops_what_runs() -> None:
-    async def handler(job: JobContext) -> None:
-        await asyncio.Event().wait()
-
-    bench = Bench(handler)
-    running = [asyncio.create_task(bench.run()) for _ in range(3)]
-    await asyncio.sleep(0)
-    bench.executor.close()
-    bench.executor.close()
-    assert await asyncio.gather(*running) == [Interrupted.DRAINED] * 3
-
-
-async def test_a_caller_that_goes_away_takes_the_handler_with_it() -> None:
-    started, stopped = asyncio.Event(), asyncio.Event()
-
-    async def handler(job: JobContext) -> None:
-        started.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            stopped.set()
-
-    bench = Bench(handler)
-    running = asyncio.create_task(bench.run())
-    await started.wait()
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
-    await stopped.wait()
-    await asyncio.sleep(0)
-    assert bench.counts == (0, 0, 0)
-
-
-async def test_a_type_without_a_handler_goes_back() -> None:
-    assert await Bench(describe).run(claimed("other")) is Interrupted.DRAINED
 
 
 # -- the hook around runs ------------------------------------------------------------------------------------------

@@ -65,6 +65,15 @@ class _Session:
         return bool(self.consumer) and not self.channel.is_closed and self.consumer in consumers
 
 
+    @property
+    def why_closed(self) -> str:
+        """What the broker said when it closed the channel; "" if it did not."""
+        closing = self.channel.closing
+        if not closing.done() or closing.cancelled():
+            return ""
+        return str(closing.exception() or "")
+
+
 class RabbitLane:
     """See `ports.Lane`. `timeout` in seconds bounds each call to the broker."""
 
@@ -171,6 +180,8 @@ class RabbitLane:
     async def _opened(self) -> _Session:
         session = self._session
         if session is None or session.channel.is_closed or not self._link.up:
+            if session is not None and self._link.up:
+                log.warning("lane %s: its channel was closed: %s", self._job_type, session.why_closed)
             channel = await self._link.channel()
             with self._link.calls():
                 await topology.declare(channel, topology.main(self._job_type), self._timeout)

@@ -18,7 +18,7 @@ from jobkit.adapters.sql.terms import UUIDS, any_uuid, db_now
 from jobkit.domain.job import ClaimedJob, JobState, QuarantineReason
 from jobkit.domain.job import JobError as Error
 from jobkit.domain.retry import Isolate
-from jobkit.ports import Held, Miss, Settlement
+from jobkit.ports import Held, Lease, Miss, Settlement
 
 # A token comes from the ladder a little before or after its due time: clocks of broker and database differ.
 DUE_TOLERANCE_MS = 1000
@@ -35,17 +35,21 @@ class SqlWork:
     ) -> Mapping[UUID, ClaimedJob | Miss]:
         wanted = sorted(set(ids))
         values = {"b_ids": wanted, "b_claim": claim_id, "b_worker": worker_id, "b_lease": whole_millis(lease)}
+        return await self._database.write(lambda c: _claim(c, _CLAIM, values))
 
-        async def work(connection: AsyncConnection) -> dict[UUID, ClaimedJob | Miss]:
-            found: dict[UUID, ClaimedJob | Miss] = {
-                row.job_id: claimed_of(row) for row in await connection.execute(_CLAIM, values)
-            }
-            missing = [job_id for job_id in wanted if job_id not in found]
-            if missing:
-                found.update(await _misses(connection, missing))
-            return found
-
-        return await self._database.write(work)
+    async def take_over(
+        self, expired: Lease, *, claim_id: UUID, worker_id: str, lease: timedelta
+    ) -> ClaimedJob | Miss:
+        values = {
+            "b_ids": [expired.held.job_id],
+            "b_claim": claim_id,
+            "b_worker": worker_id,
+            "b_lease": whole_millis(lease),
+            "b_fence": expired.held.delivery,
+            "b_until": expired.lease_until,
+        }
+        found = await self._database.write(lambda c: _claim(c, _TAKE_OVER, values))
+        return found[expired.held.job_id]
 
     async def renew(self, held: Sequence[Held], *, lease: timedelta) -> tuple[set[UUID], set[UUID]]:
         fences = {h.job_id: h.delivery for h in held}
@@ -98,19 +102,26 @@ class SqlWork:
         return await in_halves(batch, run, alone) if batch else []
 
 
-def _claiming() -> sa.UpdateBase:
-    """Waiting rows whose time has come, RUNNING rows whose lease has run out, and those that this very claim
-    took already (a repeat after a lost reply). A cancelled row whose lease ran out is left to the rescue, which
-    ends it."""
+_WAITING = sa.and_(
+    jobs.c.state.in_([JobState.PENDING.value, JobState.QUEUED.value, JobState.RETRYING.value]),
+    jobs.c.due_at <= db_now() + DUE_TOLERANCE_MS,
+)
+# As it was seen. A cancelled one is left to the rescue, which ends it.
+_EXPIRED = sa.and_(
+    jobs.c.state == RUNNING,
+    jobs.c.deliveries == sa.bindparam("b_fence", type_=sa.Integer),
+    jobs.c.lease_until == sa.bindparam("b_until", type_=sa.BigInteger),
+    jobs.c.lease_until < db_now(),
+    sa.not_(jobs.c.cancel_requested),
+)
+
+
+def _claiming(claimable: sa.ColumnElement[bool]) -> sa.UpdateBase:
+    """Takes `claimable` rows, and those that this very claim took already (a repeat after a lost reply)."""
     now = db_now()
     claim_id = sa.bindparam("b_claim", type_=sa.Uuid)
     running = jobs.c.state == RUNNING
-    waiting = sa.and_(
-        jobs.c.state.in_([JobState.PENDING.value, JobState.QUEUED.value, JobState.RETRYING.value]),
-        jobs.c.due_at <= now + DUE_TOLERANCE_MS,
-    )
     repeat = sa.and_(running, jobs.c.claim_id == claim_id)
-    abandoned = sa.and_(running, jobs.c.lease_until < now, sa.not_(jobs.c.cancel_requested))
     current = (
         sa.select(job_types.c.hold_number).where(job_types.c.job_type == jobs.c.job_type).scalar_subquery()
     )
@@ -118,9 +129,7 @@ def _claiming() -> sa.UpdateBase:
     gained = sa.case((number > jobs.c.hold_mark, number - jobs.c.hold_mark), else_=0)
     return (
         sa.update(jobs)
-        .where(
-            any_uuid(jobs.c.job_id, sa.bindparam("b_ids", type_=UUIDS)), sa.or_(waiting, repeat, abandoned)
-        )
+        .where(any_uuid(jobs.c.job_id, sa.bindparam("b_ids", type_=UUIDS)), sa.or_(claimable, repeat))
         .values(
             state=RUNNING,
             deliveries=jobs.c.deliveries + sa.case((repeat, 0), else_=1),
@@ -141,9 +150,15 @@ def _claiming() -> sa.UpdateBase:
 
 
 # Statements are made once: building one costs more than running it.
-_CLAIM = _claiming()
+_CLAIM, _TAKE_OVER = _claiming(_WAITING), _claiming(_EXPIRED)
 _FIND = sa.select(
-    jobs.c.job_id, jobs.c.state, jobs.c.due_at, jobs.c.lease_until, db_now().label("now")
+    jobs.c.job_id,
+    jobs.c.state,
+    jobs.c.deliveries,
+    jobs.c.due_at,
+    jobs.c.lease_until,
+    jobs.c.cancel_requested,
+    db_now().label("now"),
 ).where(any_uuid(jobs.c.job_id, sa.bindparam("b_ids", type_=UUIDS)))
 _RENEW = (
     sa.update(jobs)
@@ -174,10 +189,18 @@ _PROGRESS = (
 )
 
 
-async def _misses(connection: AsyncConnection, ids: Sequence[UUID]) -> dict[UUID, Miss]:
-    rows = await connection.execute(_FIND, {"b_ids": ids})
-    found = {row.job_id: row for row in rows}
-    return {job_id: _miss(found.get(job_id)) for job_id in ids}
+async def _claim(
+    connection: AsyncConnection, statement: sa.UpdateBase, values: dict[str, Any]
+) -> dict[UUID, ClaimedJob | Miss]:
+    """Answers for all of `b_ids`."""
+    found: dict[UUID, ClaimedJob | Miss] = {
+        row.job_id: claimed_of(row) for row in await connection.execute(statement, values)
+    }
+    missing = [job_id for job_id in values["b_ids"] if job_id not in found]
+    if missing:
+        rows = {row.job_id: row for row in await connection.execute(_FIND, {"b_ids": missing})}
+        found.update((job_id, _miss(rows.get(job_id))) for job_id in missing)
+    return found
 
 
 def _miss(row: Any) -> Miss:
@@ -185,7 +208,9 @@ def _miss(row: Any) -> Miss:
         return Miss(None)
     state = JobState(row.state)
     if state is JobState.RUNNING:
-        return Miss(timedelta(milliseconds=max(row.lease_until - row.now, 0) + 500))
+        over = row.lease_until < row.now and not row.cancel_requested
+        expired = Lease(Held(row.job_id, row.deliveries), row.lease_until) if over else None
+        return Miss(timedelta(milliseconds=max(row.lease_until - row.now, 0) + 500), expired)
     if state.waiting:
         return Miss(timedelta(milliseconds=max(row.due_at - row.now, 0)))
     return Miss(None)

@@ -1,0 +1,62 @@
+"""Job types, and the processes that publish and work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
+from uuid import UUID
+
+
+@dataclass(frozen=True, slots=True)
+class TypeInfo:
+    """A job type. `hold_number` grows with each hold; times are database milliseconds."""
+
+    job_type: str
+    hold_number: int = 0
+    held: bool = False
+    held_since: int | None = None
+    held_until: int | None = None
+
+    @property
+    def mark(self) -> int:
+        """The hold mark of a job queued now: one queued during a hold counts that hold."""
+        return self.hold_number - 1 if self.held else self.hold_number
+
+
+class TypeCatalog(Protocol):
+    """The truth about job types."""
+
+    async def ensure(self, names: Sequence[str], limit: int) -> list[str]:
+        """Insert those unseen, up to `limit` types in all; returns those that did not fit."""
+
+    async def all(self) -> dict[str, TypeInfo]: ...
+
+
+class Sessions(Protocol):
+    """Publishers and what they answer for. A row names its publisher's session; one row a second per publisher
+    replaces a second write per job."""
+
+    async def beat(self, session: UUID, component: str, confirmed_to: UUID | None) -> int:
+        """I live, and tokens of ids below `confirmed_to` (None: all) are settled. Returns database ms."""
+
+    async def orphan(self, session: UUID, ids: Sequence[UUID]) -> None:
+        """The broker did not take these tokens: their waiting rows become nobody's, hence overdue."""
+
+    async def leave(self, session: UUID) -> None:
+        """A clean good-bye."""
+
+
+class Presence(Protocol):
+    """Which workers live, what they serve and how far they are."""
+
+    async def beat(self, worker_id: str, serves: Sequence[str], fronts: Mapping[str, int]) -> None:
+        """`serves` lists job types, "*" for all; `fronts` the smallest due time (database ms) claimed since
+        the last beat, by type."""
+
+    async def leave(self, worker_id: str) -> None:
+        """A clean good-bye."""
+
+    async def served_types(self, within: timedelta) -> set[str]:
+        """Types that a worker serves which beat `within`; "*" when one serves every type."""
