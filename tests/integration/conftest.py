@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.stage import Place
+from tests.integration.webhook_kit import guarded, receiver, send  # noqa: F401 - fixtures
 
 
 @pytest.fixture

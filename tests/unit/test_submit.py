@@ -216,7 +216,7 @@ async def test_an_unforeseen_error_reaches_the_caller(door: Door) -> None:
     await door.submitter.drain()
 
 
-# -- on_open=REJECT ----------------------------------------------------------------------------------------------------
+# -- on_open=REJECT --------------------------------------------------------------------------------------------
 
 
 async def hold(door: Door, until: int | None) -> None:

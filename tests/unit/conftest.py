@@ -1,0 +1,3 @@
+"""Fixtures that several files share."""
+
+from tests.unit.executor_kit import release  # noqa: F401 - a fixture
