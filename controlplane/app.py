@@ -52,7 +52,7 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
             settings.bind,
             (settings.grpc_port, settings.http_port),
             [(add_BreakerServiceServicer_to_server, BreakerServicer(desk), SERVICE)],
-            world.checks(),
+            world.checks(publisher),
             registry,
         )
         add_routes(front.app, desk, world.breakers, registry)
@@ -61,7 +61,7 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
 
         stack.push_async_callback(publisher.stop)
         stack.push_async_callback(loops.stop)
-        loops.every(BEAT_SECONDS, "beat", publisher.beat)
+        loops.every(BEAT_SECONDS, "beat", publisher.beat, max_backoff=BEAT_SECONDS)
         overdue = Overdue(world, publisher, settings.lost_after, settings.job_lease)
         if world.dispatcher.volatile:
             await overdue.begin_refill(loops)

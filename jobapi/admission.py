@@ -24,14 +24,14 @@ class Admission:
         return await self.types.ensure(names)
 
     def check(self, job: NewJob, unfit: dict[str, int]) -> None:
-        """Raises Exhausted (one type too many, a full backlog); Unavailable for on_open=REJECT while the type is
-        held, but not once the open time has passed: then this job is the probe."""
+        """Let `job` in; `backlog.came` must follow. Raises Exhausted (one type too many, a full backlog);
+        Unavailable for on_open=REJECT while the type is held, but not once the open time has passed: then this
+        job is the probe."""
         if job.job_type in unfit:
             raise too_many_types(job.job_type, unfit[job.job_type])
-        self.backlog.check(job.job_type)
-        if job.on_open is not OnOpen.REJECT:
-            return
-        wait = self.types.rejected_for(job.job_type, self._clock.now())
+        wait = None
+        if job.on_open is OnOpen.REJECT:
+            wait = self.types.rejected_for(job.job_type, self._clock.now())
         if wait is not None:
             raise Unavailable(
                 f"the breaker of '{job.job_type}' is open",
@@ -39,3 +39,4 @@ class Admission:
                 retry_after=wait,
                 metadata={"breaker": job.job_type},
             )
+        self.backlog.let_in(job.job_type)

@@ -60,7 +60,7 @@ async def build(settings: JobApiSettings, world: World) -> AsyncIterator[JobApiA
             settings.bind,
             (settings.grpc_port, settings.http_port),
             [(add_JobServiceServicer_to_server, JobServicer(jobs), SERVICE)],
-            world.checks(),
+            world.checks(publisher),
             registry,
         )
         add_routes(front.app, jobs)
@@ -69,7 +69,7 @@ async def build(settings: JobApiSettings, world: World) -> AsyncIterator[JobApiA
 
         stack.push_async_callback(publisher.stop)
         stack.push_async_callback(loops.stop)
-        loops.every(BEAT_SECONDS, "beat", publisher.beat)
+        loops.every(BEAT_SECONDS, "beat", publisher.beat, max_backoff=BEAT_SECONDS)
         loops.every(REFRESH_SECONDS, "types", types.refresh)
         loops.every(BACKLOG_SECONDS, "backlog", backlog.refresh)
         waiters.start()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 from prometheus_client import CollectorRegistry, Counter
 
@@ -17,6 +18,11 @@ from jobkit.runtime.batcher import Batcher
 from jobkit.runtime.clock import DatabaseClock
 from jobkit.runtime.publisher import Publisher
 from jobkit.runtime.tracing import Tracing
+
+# Accepted from callers and not yet handed to the database: while that is slow, memory stays bounded.
+MAX_WAITING = 20_000
+MAX_WAITING_BYTES = 64 << 20
+RETRY_AFTER = timedelta(seconds=1)
 
 
 class Submitter:
@@ -48,8 +54,7 @@ class Submitter:
     async def submit(self, job: NewJob) -> Accepted:
         """Raises AlreadyExists, Exhausted, Unavailable; once it returns the job is recorded."""
         with self._expected([job]):
-            self._admission.check(job, await self._admission.prepare([job.job_type]))
-            future = self._batches.add(job)
+            future = self._add(job, await self._admission.prepare([job.job_type]))
         return await future
 
     async def submit_many(self, batch: Sequence[NewJob]) -> list[Accepted | Exception]:
@@ -59,12 +64,23 @@ class Submitter:
         futures: list[asyncio.Future[Accepted] | Exception] = []
         for job in batch:
             try:
-                self._admission.check(job, unfit)
-                futures.append(self._batches.add(job))
+                futures.append(self._add(job, unfit))
             except (Exhausted, Unavailable) as error:
                 self._publisher.forget([job.job_id])
                 futures.append(error)
         return [await _answer(future) for future in futures]
+
+    def _add(self, job: NewJob, unfit: dict[str, int]) -> asyncio.Future[Accepted]:
+        waiting = self._batches
+        if waiting.pending >= MAX_WAITING or waiting.pending_bytes >= MAX_WAITING_BYTES:
+            raise Exhausted(
+                "too many submits wait for the database",
+                reason="TOO_MANY_REQUESTS",
+                retry_after=RETRY_AFTER,
+                metadata={"limit": str(MAX_WAITING)},
+            )
+        self._admission.check(job, unfit)
+        return waiting.add(job)
 
     @contextmanager
     def _expected(self, batch: Sequence[NewJob]) -> Iterator[None]:
@@ -92,6 +108,7 @@ class Submitter:
             # The commit may have happened, and a repeat with the same request_id will then be told "accepted".
             if session is not None:
                 publisher.disown(ids)
+            self._count(batch, ())
             raise
         fresh = {a.job_id for a in answers if isinstance(a, Accepted) and not a.existed}
         if session is not None:
@@ -99,11 +116,15 @@ class Submitter:
             accepted = [job for job in ordered if job.job_id in fresh]
             if accepted:
                 publisher.send([Dispatch(self._token(job)) for job in accepted])
-        self._admission.backlog.accepted([job.job_type for job in batch if job.job_id in fresh])
-        for job in batch:
-            if job.job_id in fresh:
-                self._submitted.labels(job.job_type).inc()
+        self._count(batch, fresh)
         return answers
+
+    def _count(self, batch: Sequence[NewJob], fresh: Collection[UUID]) -> None:
+        for job in batch:
+            accepted = job.job_id in fresh
+            self._admission.backlog.came(job.job_type, accepted=accepted)
+            if accepted:
+                self._submitted.labels(job.job_type).inc()
 
     def _token(self, job: NewJob) -> Token:
         trace = self._tracing.publish(job.job_type, str(job.job_id), job.trace)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from jobkit.domain.errors import Exhausted
 from jobkit.domain.job import Quarantine, QuarantineReason
 from jobkit.host.channels import NEWS, TYPES
 from jobkit.ports import Presence, Signals, TypeCatalog, TypeInfo
+from jobkit.runtime.batcher import Batcher
 
 REFRESH_SECONDS = 1.0
 # A worker beats once a second: after this it is gone.
 WORKER_SILENCE = timedelta(seconds=10)
+MAX_ASKING = 2_000
 
 
 class Types:
@@ -33,6 +36,7 @@ class Types:
         self._cooldown = cooldown
         self._known: dict[str, TypeInfo] = {}
         self._served: set[str] = {"*"}
+        self._asking: Batcher[str, bool] = Batcher(self._ask, max_items=200)
 
     async def refresh(self) -> None:
         self._known = await self._catalog.all()
@@ -43,16 +47,27 @@ class Types:
         return job_type in self._served or "*" in self._served
 
     async def ensure(self, names: Iterable[str]) -> dict[str, int]:
-        """Inserts what is new; those that did not fit, with the limit."""
-        unseen = [name for name in names if name not in self._known]
+        """Inserts what is new; those that did not fit, with the limit. While there is no room the database is not
+        even asked: a flood of invented types must not keep it busy. Raises Exhausted when too many ask at once."""
+        unseen = {name for name in names if name not in self._known}
         if not unseen:
             return {}
-        unfit = await self._catalog.ensure(unseen, self._limit)
-        for name in unseen:
+        if len(self._known) >= self._limit:
+            return dict.fromkeys(unseen, self._limit)
+        if self._asking.pending >= MAX_ASKING:
+            raise Exhausted(
+                "too many new job types at once", reason="TOO_MANY_REQUESTS", retry_after=timedelta(seconds=1)
+            )
+        fits = await asyncio.gather(*(self._asking.add(name) for name in unseen))
+        return {name: self._limit for name, fit in zip(unseen, fits, strict=True) if not fit}
+
+    async def _ask(self, names: Sequence[str]) -> Sequence[bool]:
+        unfit = set(await self._catalog.ensure(names, self._limit))
+        for name in names:
             if name not in unfit:
-                self._known[name] = TypeInfo(name)
+                self._known.setdefault(name, TypeInfo(name))
         await self._signals.send(TYPES, [NEWS])
-        return dict.fromkeys(unfit, self._limit)
+        return [name not in unfit for name in names]
 
     def mark(self, job_type: str) -> int:
         """The hold mark of a job queued now."""

@@ -52,9 +52,9 @@ async def build(settings: WorkerSettings, world: World) -> AsyncIterator[WorkerA
         await front.start()
         stack.push_async_callback(front.stop)
         quarter = settings.job_lease / 4
-        organs.loops.every(min(BEAT_SECONDS, quarter), "beat", organs.beat)
+        organs.loops.every(BEAT_SECONDS, "beat", organs.beat, max_backoff=BEAT_SECONDS)
         # After an outage the renewals come first: everybody else may take what nobody renews through a lease.
-        organs.loops.every(min(1.0, quarter), "renew", organs.claims.renew, max_backoff=quarter)
+        organs.loops.every(min(1.0, quarter), "renew", organs.renew, max_backoff=quarter)
         organs.loops.every(1.0, "progress", organs.claims.write_progress)
         stack.callback(world.signals.listen(WATCHES, organs.watch.watched))
         stack.callback(world.signals.listen(CANCELS, organs.on_cancels))
@@ -79,7 +79,7 @@ def _checks(world: World, organs: Organs) -> list[Check]:
             raise ConnectionError(f"no consumer for {', '.join(organs.lanes.unconsumed[:5])}")
 
     return [
-        Check("database", world.check_database, required=True),
+        world.database_check(organs.publisher),
         Check("rabbitmq", consumers, required=True),
         Check("redis", breakers, required=False),
     ]

@@ -63,6 +63,7 @@ class Breakers:
         self._changed = changed
         self._breakers: dict[str, Breaker] = {}
         self._unrecorded: dict[str, BreakerRecord] = {}
+        self._looked_up: set[str] = set()
         self._version: tuple[bool, int] | None = None
         self._offset = 0.0
         self._loops = Loops()
@@ -104,15 +105,27 @@ class Breakers:
             self._learn(record)
 
     async def _read(self, names: Sequence[str]) -> dict[str, BreakerRecord]:
-        """A record for each. A store that was wiped is reminded: a held type must not flow until somebody looks
-        into the ledger."""
+        """A record for each. A store that was wiped is reminded, by what we know or else by the ledger: a held type
+        must not flow until somebody looks. Raises Unavailable, also when a type that we never heard of cannot be
+        looked up in the ledger."""
         found = await self._store.read(names)
-        for name in names:
-            if name not in found:
-                known = found[name] = self.of(name).record
-                if known.generation:
-                    await self._store.swap(name, 0, known)
+        missing = [name for name in names if name not in found]
+        await self._look_up([name for name in missing if not self.of(name).generation])
+        for name in missing:
+            known = found[name] = self.of(name).record
+            if known.generation:
+                await self._store.swap(name, 0, known)
         return found
+
+    async def _look_up(self, names: Sequence[str]) -> None:
+        """Once for each: from then on we hear of its moves."""
+        new = [name for name in names if name not in self._looked_up]
+        if new:
+            latest = await self._ledger.latest()
+            self._looked_up.update(new)
+            for name in new:
+                if name in latest:
+                    self._learn(latest[name])
 
     def report(self, job_type: str, job_id: UUID, code: str, generation: int) -> None:
         """An attempt that began under `generation` ended: "" for a success, else its error code."""

@@ -21,7 +21,8 @@ RETRY_SECONDS = 1.0
 
 class FallbackStore:
     """The `BreakerStore` port over a shared store and, while that is away, over a private one which starts from
-    the records last heard of. It goes back by itself; the shared store's word counts again from then on."""
+    the records last heard of. It goes back by itself, and takes along what moved meanwhile: a breaker that opened
+    on this worker's own evidence stays open, instead of closing and opening again."""
 
     def __init__(self, shared: BreakerStore, private: Callable[[Callable[[], int]], BreakerStore]) -> None:
         self._shared = shared
@@ -31,6 +32,7 @@ class FallbackStore:
         self._private: BreakerStore | None = None
         self._known: dict[str, BreakerRecord] = {}
         self._retry_at = 0.0
+        self._returning = False
 
     @property
     def alone(self) -> bool:
@@ -42,28 +44,50 @@ class FallbackStore:
         self._known[record.name] = record
 
     async def _call(self, work: Callable[[BreakerStore], Awaitable[R]]) -> R:
-        loop = asyncio.get_running_loop()
-        if self._private is None or loop.time() >= self._retry_at:
+        private = await self._return(self._private) if self._private is not None else None
+        if private is None:
             try:
-                answer = await work(self._shared)
+                return await work(self._shared)
             except Unavailable as error:
-                self._retry_at = loop.time() + RETRY_SECONDS
-                if self._private is None:
-                    _log.warning("shared breakers are away, going by our own: %s", error)
-                    self._private = await self._seeded()
-            else:
-                if self._private is not None:
-                    _log.info("shared breakers are back")
-                    await self._private.close()
-                    self._private = None
-                return answer
-        return await work(self._private)
+                private = self._private or await self._leave(error)
+        return await work(private)
 
-    async def _seeded(self) -> BreakerStore:
+    async def _leave(self, error: Unavailable) -> BreakerStore:
         private = self._make_private(self._clock.now)
         for name, record in self._known.items():
             await private.swap(name, 0, record)
-        return private
+        if self._private is None:  # else another call was faster
+            _log.warning("shared breakers are away, going by our own: %s", error)
+            self._private = private
+            self._retry_at = asyncio.get_running_loop().time() + RETRY_SECONDS
+        return self._private
+
+    async def _return(self, private: BreakerStore) -> BreakerStore | None:
+        """Now and then one call looks whether the shared store is back; the others do not wait for it."""
+        loop = asyncio.get_running_loop()
+        if self._returning or loop.time() < self._retry_at:
+            return private
+        self._returning = True
+        try:
+            await self._take_along(private)
+        except Unavailable:
+            self._retry_at = loop.time() + RETRY_SECONDS
+            return private
+        finally:
+            self._returning = False
+        _log.info("shared breakers are back")
+        self._private = None
+        await private.close()
+        return None
+
+    async def _take_along(self, private: BreakerStore) -> None:
+        """What moved here later than there. Somebody else's later move stands."""
+        ours, theirs = await private.read(list(self._known)), await self._shared.read(list(self._known))
+        await self._shared.version()  # an empty read asks nothing
+        for name, record in ours.items():
+            generation = theirs[name].generation if name in theirs else 0
+            if record.generation > generation:
+                await self._shared.swap(name, generation, record)
 
     async def now(self) -> int:
         asked = self._clock.monotonic()

@@ -28,7 +28,6 @@ class Lanes:
         self._max_types = max_types
         self._lanes: dict[str, TypeLane] = {}
         self._loops = Loops()
-        self._announced = False
         self._draining = False
 
     def start(self) -> None:
@@ -49,15 +48,13 @@ class Lanes:
         return {name: lane.in_hand for name, lane in self._lanes.items()}
 
     async def learn(self) -> None:
-        """Read the catalog and open lanes for types that are new."""
-        if not self._announced:
+        """Read the catalog and open lanes for types that are new. Ours are announced, also after they were dropped
+        because we could not be seen for a day."""
+        known = await self._catalog.all()
+        if any(name not in known for name in self._registry.job_types):
             await self._catalog.ensure(self._registry.job_types, self._max_types)
-            self._announced = True
-        fresh = [
-            name
-            for name in await self._catalog.all()
-            if name not in self._lanes and self._registry.find(name) is not None
-        ]
+            known = await self._catalog.all()
+        fresh = [name for name in known if name not in self._lanes and self._registry.find(name) is not None]
         if fresh:
             for name in fresh:
                 self._parts.breakers.of(name)

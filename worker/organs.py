@@ -50,7 +50,7 @@ class Organs:
     ) -> None:
         self._world = world
         self.worker_id = settings.name or f"{socket.gethostname()}-{os.getpid()}-{new_id().hex[-6:]}"
-        lease = timedelta(seconds=settings.job_lease)
+        lease = self._lease = timedelta(seconds=settings.job_lease)
         timeout = timedelta(seconds=settings.attempt_timeout)
         self.loops = Loops()
         self.publisher = Publisher("worker", world.dispatcher, world.sessions, DatabaseClock(), new_id)
@@ -105,8 +105,14 @@ class Organs:
     async def beat(self) -> None:
         """Once a second: the publisher's row, the worker's row."""
         await self.publisher.beat()
-        self.claimer.sight.saw()
         await self._world.presence.beat(self.worker_id, self.lanes.serves, self.claimer.take_fronts())
+
+    async def renew(self) -> None:
+        """Renew the claims that are due. With none, look at the jobs all the same: what is seen of leases counts
+        only as long as the table answers."""
+        await self.claims.renew()
+        await self._world.work.renew([], lease=self._lease)
+        self.claimer.sight.saw()
 
     def on_cancels(self, ids: Sequence[UUID]) -> None:
         """Somebody asked to cancel these: renew now, the reply says for certain."""

@@ -15,19 +15,21 @@ SUSPECT_LOSSES = 2
 
 
 class Solitude:
-    """Ordinary runs share the process; a suspect waits until it is empty, and keeps it empty while it runs."""
+    """Ordinary runs share the process; a suspect waits until it is empty, and keeps it empty while it runs. Suspects
+    take turns, and between two of them those go that were kept waiting: a row of suspects stops nobody for good."""
 
     def __init__(self) -> None:
         self._sharing = 0
+        self._kept_waiting = 0
         self._alone = False
+        self._turn = asyncio.Lock()
         self._changed = asyncio.Condition()
 
     @asynccontextmanager
     async def shared(self) -> AsyncIterator[None]:
         """Around an ordinary run; waits while a suspect runs or is about to."""
         if self._alone:
-            async with self._changed:
-                await self._changed.wait_for(lambda: not self._alone)
+            await self._until_let_in()
         self._sharing += 1
         try:
             yield
@@ -36,23 +38,38 @@ class Solitude:
             if self._alone and not self._sharing:
                 await self._tell()
 
+    async def _until_let_in(self) -> None:
+        self._kept_waiting += 1
+        async with self._changed:
+            try:
+                await self._changed.wait_for(lambda: not self._alone)
+            finally:
+                self._kept_waiting -= 1
+                self._changed.notify_all()
+
     @asynccontextmanager
     async def alone(self, patience: float) -> AsyncIterator[bool]:
-        """Around a suspect's run. False when the process did not get empty within `patience` seconds, or another
-        suspect has it: then the job is not to be run here and now."""
-        if self._alone:
+        """Around a suspect's run. False when its turn did not come, or the process did not get empty, within
+        `patience` seconds: then the job is not to be run here and now."""
+        end = asyncio.get_running_loop().time() + patience
+        try:
+            async with asyncio.timeout_at(end):
+                await self._turn.acquire()
+        except TimeoutError:
             yield False
             return
-        self._alone = True
         try:
-            yield await self._emptied(patience)
+            yield await self._emptied(end)
         finally:
             self._alone = False
+            self._turn.release()
             await self._tell()
 
-    async def _emptied(self, patience: float) -> bool:
+    async def _emptied(self, end: float) -> bool:
         try:
-            async with asyncio.timeout(patience), self._changed:
+            async with asyncio.timeout_at(end), self._changed:
+                await self._changed.wait_for(lambda: not self._kept_waiting)
+                self._alone = True
                 await self._changed.wait_for(lambda: not self._sharing)
         except TimeoutError:
             return False

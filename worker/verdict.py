@@ -12,6 +12,7 @@ import orjson
 from jobkit.domain.job import JobError
 from jobkit.domain.outcome import API_TIMEOUT, NETWORK_ERROR, Deferred, Failed, Outcome, Succeeded
 from jobkit.handling import Permanent, RetryLater, TransientError, error_code
+from jobkit.rpc.strict_json import find_unsafe_number
 
 MAX_MESSAGE = 1_000  # characters
 MAX_RESULT_BYTES = 256 * 1024
@@ -63,13 +64,25 @@ def outcome_of_result(value: object) -> Outcome:
             return _invalid("a coroutine was returned: declare the handler with `async def`")
         return _invalid(f"a handler returns a dict or None, not {type(value).__name__}")
     try:
-        # Readers get results as JSON numbers, where larger integers would silently lose digits.
-        encoded = orjson.dumps(value, option=orjson.OPT_STRICT_INTEGER)
+        encoded = _encoded(value)
     except TypeError as error:  # orjson's own error is one
         return _invalid(f"the result cannot be written as JSON: {error}")
     if len(encoded) > MAX_RESULT_BYTES:
         return _invalid(f"the result is {len(encoded)} bytes of JSON, more than {MAX_RESULT_BYTES}")
     return Succeeded(encoded)
+
+
+def _encoded(value: dict[str, object]) -> bytes:
+    """Readers get results as JSON numbers, where larger integers would silently lose digits: TypeError for those,
+    and for what JSON does not have."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_STRICT_INTEGER)
+    except TypeError:
+        # orjson stops one short of ± 2^53, which payloads may hold, and does not say where.
+        path = find_unsafe_number(value, "result")
+        if path is not None:
+            raise TypeError(f"{path} is beyond ±2^53") from None
+        return orjson.dumps(value)
 
 
 def outcome_of_error(error: BaseException) -> Outcome:

@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 BATCH = 500
 PAUSE_SECONDS = 0.05
 IDLE_TYPE = timedelta(days=1)
-WORKER_SILENCE = timedelta(seconds=60)
+NO_LIMIT = 1_000_000
 START = UUID(int=0)
 
 
@@ -25,6 +25,7 @@ class Retention:
     def __init__(self, world: World, ages: Ages, idle_type: timedelta = IDLE_TYPE) -> None:
         self._world = world
         self._ages = ages
+        self._idle_type = idle_type
         self._idle_ms = round(idle_type.total_seconds() * 1000)
 
     async def purge(self) -> None:
@@ -41,16 +42,15 @@ class Retention:
             _log.info("removed %d rows that had their time", removed)
 
     async def drop_idle_types(self) -> None:
-        """First the row, unless a job has come; then the queue, unless a token lies on it. A type that comes back in
-        between is inserted again on sight, and its queue declared again on first use."""
+        """First the queue, then the row: what fails half-way is found again. A type that comes back in between is
+        inserted again on sight, and its queue declared again on first use."""
         idle = await self._world.retention.idle_types(self._idle_ms)
-        served = await self._world.presence.served_types(WORKER_SILENCE) if idle else set()
+        served = await self._world.presence.served_types(self._idle_type) if idle else set()
         for name in idle if "*" not in served else ():
-            if name not in served and await self._world.retention.drop_type(name):
-                await self._world.dispatcher.drop(name)
-                _log.info("dropped job type %s: no job and no worker for a day", name)
-        # A submit that raced with a drop has left a job of a type that is not listed: list it again.
-        waiting = await self._world.recovery.oldest_waiting()
-        missing = sorted(waiting.keys() - (await self._world.types.all()).keys())
-        if missing:
-            await self._world.types.ensure(missing, len(missing) + 1_000_000)
+            if name in served or not await self._world.dispatcher.drop(name):
+                continue
+            if await self._world.retention.drop_type(name):
+                _log.info("dropped job type %s: no job and no worker for %s", name, self._idle_type)
+        unlisted = await self._world.retention.unlisted_types()
+        if unlisted:
+            await self._world.types.ensure(unlisted, NO_LIMIT)

@@ -122,7 +122,7 @@ def decide_next(
         case Interrupted.LOST:
             return Forget()
         case Interrupted.POSTPONED:
-            return Postpone(POSTPONED)
+            return Postpone(POSTPONED * (0.5 + fraction))  # spread: what was put off together meets again
         case Convicted(losses):
             message = f"the worker process died under it {losses} times in a row while it ran alone"
             return Isolate(QuarantineReason.POISON, JobError("WORKER_LOST", message, retryable=False))

@@ -60,7 +60,11 @@ class Front:
     async def start(self) -> None:
         """Raises OSError when a port is taken."""
         await self.rpc.start()
-        await self.http.start()
+        try:
+            await self.http.start()
+        except OSError:
+            await self.rpc.stop()
+            raise
         await self.health.check()
         self._loops.every(1.0, "health", self.health.check)
 

@@ -28,6 +28,7 @@ from jobkit.adapters.sql.work import SqlWork
 from jobkit.domain.errors import SchemaMismatch, Unavailable
 from jobkit.ports import BreakerStore, Dispatcher, Signals
 from jobkit.runtime.health import Check
+from jobkit.runtime.publisher import Publisher
 from jobkit.runtime.settings import Settings
 from jobkit.runtime.tracing import Tracing, provider
 
@@ -95,10 +96,19 @@ class World:
     async def check_breakers(self) -> None:
         await self.breakers.version()
 
-    def checks(self) -> list[Check]:
+    def database_check(self, publisher: Publisher) -> Check:
+        """The database answers, has our schema, and takes the publisher's beats."""
+
+        async def probe() -> None:
+            await self.check_database()
+            publisher.check_writes()
+
+        return Check("database", probe, required=True)
+
+    def checks(self, publisher: Publisher) -> list[Check]:
         """Health of a component that needs the database and does without the rest for a while."""
         return [
-            Check("database", self.check_database, required=True),
+            self.database_check(publisher),
             Check("rabbitmq", self.check_broker, required=False),
             Check("redis", self.check_breakers, required=False),
         ]

@@ -95,7 +95,9 @@ class Dispatcher(Protocol):
         """Tokens ready in the type's queue; 0 when there is no such queue."""
 
     async def drop(self, job_type: str) -> bool:
-        """Delete the type's queue if it is empty and nobody consumes from it; whether it is gone now."""
+        """Delete the type's queue with what lies on it, unless somebody consumes from it; whether it is gone now.
+        For a type without a job: a token there is a surplus, or that of a job which has come just now, and is
+        missed and published again."""
 
     async def drain_intake(self, limit: int, keep: Callable[[Sequence[Undecodable]], Awaitable[None]]) -> int:
         """Hand up to `limit` undecodable messages to `keep`, and take them out of the intake once it returns;

@@ -53,11 +53,12 @@ class Recovery(Protocol):
 @dataclass(frozen=True, slots=True)
 class Ages:
     """How old rows may get, in milliseconds: finished jobs; quarantined ones, the ledger and filed messages;
-    what workers that are gone left behind."""
+    how far the claims of workers had come that are gone; what these workers served."""
 
     finished_ms: int
     quarantined_ms: int
     silent_ms: int = 3_600_000
+    gone_ms: int = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,3 +84,7 @@ class Retention(Protocol):
 
     async def drop_type(self, job_type: str) -> bool:
         """Forget a type, unless a job of it has come meanwhile."""
+
+    async def unlisted_types(self) -> list[str]:
+        """Types of jobs that the catalog does not have: a job may come in the very moment in which its type is
+        forgotten."""

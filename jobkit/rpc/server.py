@@ -106,6 +106,7 @@ class RpcServer:
             try:
                 port = server.add_insecure_port(address)
             except RuntimeError as error:
+                await server.stop(None)
                 raise OSError(f"cannot listen on {address}: {error}") from error
             await server.start()
             self._server, self._port = server, port

@@ -38,6 +38,7 @@ class Batcher(Generic[T, R]):
         self._size = size
         self._free = lanes
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
+        self._pending_bytes = 0
         self._running: set[asyncio.Task[None]] = set()
 
     @property
@@ -45,10 +46,16 @@ class Batcher(Generic[T, R]):
         """Items accepted and not yet handed to `work`."""
         return len(self._waiting)
 
+    @property
+    def pending_bytes(self) -> int:
+        """Their size: a caller that takes from many must bound what may wait."""
+        return self._pending_bytes
+
     def add(self, item: T) -> asyncio.Future[R]:
         """Put `item` into the next batch; the future has its answer."""
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
+        self._pending_bytes += self._size(item)
         if self._free:
             self._free -= 1
             # Not at once: callers that are ready in this same turn of the loop join the batch.
@@ -79,6 +86,7 @@ class Batcher(Generic[T, R]):
             self._waiting.popleft()
             # An item whose caller has gone is still done: it may be half-way through the product already.
             bytes_left -= weight
+            self._pending_bytes -= weight
             batch.append((item, future))
         return batch
 

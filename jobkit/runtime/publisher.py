@@ -20,6 +20,7 @@ from jobkit.runtime.clock import DatabaseClock
 _log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 1.0
+UNWRITTEN_SECONDS = 2.0
 # More unsettled tokens than this, and new rows are left to the overdue reconciler: memory stays bounded.
 MAX_UNSETTLED = 50_000
 
@@ -47,6 +48,7 @@ class Publisher:
         # Shared as well: a broker that goes away under load fails many publishes at once.
         self._disowning: Batcher[UUID, bool] = Batcher(self._orphan, max_items=500)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._unwritten_since: float | None = None
         self.session = new_id()
 
     @property
@@ -110,13 +112,28 @@ class Publisher:
 
     async def beat(self) -> None:
         """One row; run it every `BEAT_SECONDS`."""
-        await self._disown(self._orphans)
+        try:
+            await self._disown(self._orphans)
+            await self._write_beat()
+        except Unavailable:
+            self._unwritten_since = self._unwritten_since or self._clock.monotonic()
+            raise
+        self._unwritten_since = None
+
+    async def _write_beat(self) -> None:
         async with self._taking:
             fresh = self._new_id()
             confirmed_to = min(self._unsettled, default=fresh)
             asked = self._clock.monotonic()
             now = await self._sessions.beat(self.session, self._component, min(confirmed_to, fresh))
             self._clock.adjust(now, asked)
+
+    def check_writes(self) -> None:
+        """Raises ConnectionError while beats cannot be written: a database that only answers questions (a full
+        disk, a standby) is no use."""
+        since = self._unwritten_since
+        if since is not None and self._clock.monotonic() - since > UNWRITTEN_SECONDS:
+            raise ConnectionError("takes no writes")
 
     async def stop(self) -> None:
         """Wait for what is being published, then say good-bye. Safe to repeat."""

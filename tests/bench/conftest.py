@@ -24,7 +24,7 @@ REPORT = pytest.StashKey[Report]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("bench")
-    group.addoption("--jobs", type=int, default=10_000, help="jobs in a round of submit and drain (10000)")
+    group.addoption("--jobs", type=int, default=8000, help="jobs in a round of submit and drain (8000)")
     group.addoption("--rounds", type=int, default=3, help="rounds of each measurement (3)")
     group.addoption("--write", type=Path, help="page that gets the tables between its two markers")
 

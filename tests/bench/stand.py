@@ -16,6 +16,7 @@ from tests.bench.meter import Match, Meter
 from tests.servers import free_port, reachable, wait_for
 from tests.system.fleet import Ports, Program
 
+ROOT = Path(__file__).resolve().parents[2]
 OURS = ("jobapi", "worker", "controlplane", "dev")
 SETTINGS = {"SIMULATE": "1", "LOG_LEVEL": "WARNING"}
 
@@ -57,7 +58,6 @@ class Stand:
         self.ports = Ports()
         self._environ = {**SETTINGS, **self.ports.environ, **environ}
         self._report = report
-        self._programs: list[Measured] = []
         self._stack = contextlib.ExitStack()
         self._meter = Meter((*OURS, "echo"), servers)
 
@@ -65,12 +65,11 @@ class Stand:
         self.directory = Path(
             self._stack.enter_context(tempfile.TemporaryDirectory(prefix="selfheal-bench-"))
         )
-        self._stack.callback(self._stop_all)
         self._stack.enter_context(self._meter)
-        self._stack.callback(self._note_memory)
         return self
 
     def __exit__(self, *raised: Any) -> None:
+        self._note_memory()
         self._stack.__exit__(*raised)
 
     def migrate(self) -> None:
@@ -80,7 +79,7 @@ class Stand:
     def start(self, component: str, *arguments: str, **environ: str) -> Measured:
         """A component, ready."""
         program = Measured([component, *arguments], {**self._environ, **environ}, self.directory).start()
-        self._programs.append(program)
+        self._stack.callback(program.stop)
         self._meter.watch(component, program.pid)
         parts = ("controlplane", "jobapi", "worker") if component == "dev" else (component,)
         return program.await_ready(*(f"{self.ports.http(part)}/health/ready" for part in parts))
@@ -89,13 +88,12 @@ class Stand:
         """In order, its peak of memory noted."""
         self._note_memory()
         program.stop()
-        self._programs.remove(program)
 
     @contextlib.contextmanager
     def echo(self) -> Iterator[str]:
         """The address of a bare grpc.aio server in a process of its own."""
         port = free_port()
-        process = subprocess.Popen([sys.executable, "-m", "tests.bench.echo", str(port)])
+        process = subprocess.Popen([sys.executable, "-m", "tests.bench.echo", str(port)], cwd=ROOT)
         self._meter.watch("echo", process.pid)
         try:
             wait_for(lambda: reachable(f"//127.0.0.1:{port}", port), 10, "the echo answers")
@@ -115,7 +113,3 @@ class Stand:
 
     def _note_memory(self) -> None:
         self._report.memory({part: peak for part, peak in self._meter.memory().items() if part in OURS})
-
-    def _stop_all(self) -> None:
-        for program in reversed(self._programs):
-            program.stop()

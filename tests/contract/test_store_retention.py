@@ -1,135 +1,199 @@
-"""The `Retention` port: what has had its time goes, with all that hangs on it, and nothing else does."""
+"""The port `Retention`."""
 
 from __future__ import annotations
 
-import uuid
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+import pytest
 import sqlalchemy as sa
 
 from jobkit.adapters.sql.retention import NEWEST_KEPT, SqlRetention
-from jobkit.adapters.sql.rows import lowest_id
 from jobkit.adapters.sql.tables import (
     breaker_transitions,
     claim_fronts,
     job_labels,
     job_types,
+    jobs,
     request_keys,
     undecodable,
     workers,
 )
 from jobkit.domain.breaker import BreakerState
-from jobkit.domain.job import JobState
-from jobkit.domain.retry import Complete
-from jobkit.ports import Accepted, Ages, PurgeStep
-from tests.contract.store_contract import OnPostgres, OnSqlite, Store, StoreContract, new_job
+from jobkit.ports import Ages, PurgeStep
+from tests.contract.store_contract import OnPostgres, OnSqlite, Store, StoreContract
 
 DAY = 86_400_000
-AGES = Ages(finished_ms=7 * DAY, quarantined_ms=30 * DAY, silent_ms=3_600_000)
+AGES = Ages(finished_ms=7 * DAY, quarantined_ms=30 * DAY)
 START = UUID(int=0)
-
-
-async def aged(store: Store, days: int, state: JobState = JobState.SUCCEEDED, **changes: Any) -> UUID:
-    """A job that was accepted and came into `state` so many days ago."""
-    at = await store.database.now() - days * DAY
-    job = new_job(job_id=UUID(int=lowest_id(at).int | (uuid.uuid4().int & (1 << 61) - 1)), **changes)
-    assert await store.insert([job], now=at) == [Accepted(job.job_id, existed=False)]
-    if state is JobState.SUCCEEDED:
-        await store.claim(job.job_id)
-        await store.settle(job.job_id, 1, Complete(None))
-        await store.set(job.job_id, finished_at=at)
-    elif state is JobState.QUARANTINED:
-        await store.set(
-            job.job_id, state=state.value, quarantine_reason="POISON", quarantined_at=at, session_id=None
-        )
-    return job.job_id
-
-
-async def count(store: Store, table: sa.Table) -> int:
-    async def work(connection: Any) -> int:
-        return int((await connection.execute(sa.select(sa.func.count()).select_from(table))).scalar_one())
-
-    return await store.database.read(work)
+LOW_BITS = (1 << 80) - 1  # what follows the milliseconds in a UUIDv7
 
 
 class RetentionContract(StoreContract):
-    async def test_finished_jobs_go_first_and_what_waits_never_does(self, store: Store) -> None:
-        retention = SqlRetention(store.database)
-        gone = [await aged(store, 8), await aged(store, 31, JobState.QUARANTINED)]
-        kept = [
-            await aged(store, 6),
-            await aged(store, 29, JobState.QUARANTINED),
-            await aged(store, 400, JobState.QUEUED),
-        ]
-        late = await aged(store, 8)
-        await store.set(late, finished_at=await store.database.now())
-        assert await retention.purge(START, AGES, 100) == PurgeStep(2, None)
-        assert set(await store.reader.get([*gone, *kept, late])) == {*kept, late}
-        assert await retention.purge(START, AGES, 100) == PurgeStep(0, None)
+    @pytest.fixture
+    def retention(self, store: Store) -> SqlRetention:
+        return SqlRetention(store.database)
 
-    async def test_labels_and_keys_go_with_their_job(self, store: Store) -> None:
-        await aged(store, 8, request_id="r1", content_hash=b"", labels={"a": "b", "c": "d"})
-        kept = await aged(store, 1, request_id="r2", content_hash=b"", labels={"a": "b"})
-        await SqlRetention(store.database).purge(START, AGES, 100)
-        assert (await count(store, job_labels), await count(store, request_keys)) == (1, 1)
+    async def old(self, store: Store, job_id: UUID, days: float) -> UUID:
+        """Age a job by `days`: ids are time, so that it gets another."""
+        then = await store.database.now() - round(days * DAY)
+        aged = UUID(int=then << 80 | job_id.int & LOW_BITS)
+        row = await store.row(job_id)
+        times = {"finished_at": row.finished_at and then, "quarantined_at": row.quarantined_at and then}
+        await store.execute(sa.update(jobs).where(jobs.c.job_id == job_id).values(job_id=aged, **times))
+        for table in (job_labels, request_keys):
+            await store.execute(sa.update(table).where(table.c.job_id == job_id).values(job_id=aged))
+        return aged
+
+    async def purge(self, retention: SqlRetention, limit: int = 100) -> int:
+        removed, after = 0, START
+        for _ in range(100):
+            step = await retention.purge(after, AGES, limit)
+            removed += step.removed
+            if step.after is None:
+                return removed
+            after = step.after
+        raise AssertionError("it does not end")
+
+    async def count(self, store: Store, table: sa.Table) -> int:
+        async def work(connection: Any) -> int:
+            return int((await connection.execute(sa.select(sa.func.count()).select_from(table))).scalar_one())
+
+        return await store.database.read(work)
+
+    async def test_finished_jobs_leave_after_their_time(self, store: Store, retention: SqlRetention) -> None:
+        gone = [
+            await self.old(store, await store.succeeded(), 8),
+            await self.old(store, await store.cancelled(), 8),
+            await self.old(store, await store.discarded(), 8),
+            await self.old(store, await store.isolated(), 31),
+        ]
+        kept = [
+            await self.old(store, await store.succeeded(), 6),
+            await self.old(store, await store.isolated(), 29),
+            await self.old(store, await store.submit(), 400),
+            await self.old(store, await store.retrying(), 400),
+            await self.old(store, await store.running(), 400),
+            await store.succeeded(),
+        ]
+        assert await self.purge(retention) == len(gone)
+        assert set(await store.reader.get([*gone, *kept])) == set(kept)
+        assert await self.purge(retention) == 0
+
+    async def test_an_old_job_that_finished_late_stays(self, store: Store, retention: SqlRetention) -> None:
+        late = await self.old(store, await store.succeeded(), 20)
+        await store.set(late, finished_at=await store.database.now() - 6 * DAY)
+        assert await self.purge(retention) == 0
+
+    async def test_labels_and_keys_leave_with_their_job(self, store: Store, retention: SqlRetention) -> None:
+        kept = await store.submit(labels={"team": "a"}, request_id="kept")
+        labels = {"team": "a", "region": "eu"}
+        for number in range(3):
+            await store.submit("sms", labels=labels, request_id=f"r{number}", content_hash=b"1")
+        await store.execute(
+            sa.update(jobs).where(jobs.c.job_type == "sms").values(state="SUCCEEDED", finished_at=1)
+        )
+
+        async def ids(connection: Any) -> list[UUID]:
+            mine = sa.select(jobs.c.job_id).where(jobs.c.job_type == "sms")
+            return list((await connection.execute(mine)).scalars())
+
+        for job_id in await store.database.read(ids):
+            await self.old(store, job_id, 8)
+        assert await self.purge(retention) == 3
+        assert await self.count(store, job_labels) == await self.count(store, request_keys) == 1
         assert set(await store.reader.get([kept])) == {kept}
         # The key is free again.
-        await store.submit(request_id="r1", content_hash=b"other")
+        again = await store.submit("sms", request_id="r1", content_hash=b"2")
+        assert (await store.get(again)).request_id == "r1"
 
-    async def test_steps_are_bounded_and_go_on_where_the_last_ended(self, store: Store) -> None:
-        retention = SqlRetention(store.database)
-        for days in (20, 19, 18, 17, 16):
-            await aged(store, days)
-            await aged(store, days, JobState.QUEUED)
-        removed, after, steps = 0, START, 0
-        while True:
-            step = await retention.purge(after, AGES, 3)
-            removed, steps = removed + step.removed, steps + 1
-            if step.after is None:
-                break
-            assert step.after > after
-            after = step.after
-        assert (removed, steps) == (5, 4)
-
-    async def test_the_ledger_keeps_what_breakers_are_rebuilt_from(self, store: Store) -> None:
-        for n in range(NEWEST_KEPT + 4):
-            await store.move("email", BreakerState.CLOSED if n % 2 else BreakerState.OPEN)
-        await store.move("sms", BreakerState.OPEN)
-        told = await store.ledger.latest()
-        assert await SqlRetention(store.database).purge_records(AGES, 100) == 0
-        await store.execute(sa.update(breaker_transitions).values(at=5))
-        assert await SqlRetention(store.database).purge_records(AGES, 3) == 3
-        assert await SqlRetention(store.database).purge_records(AGES, 100) == 1
-        assert await count(store, breaker_transitions) == NEWEST_KEPT + 1
-        latest = await store.ledger.latest()
-        assert {name: record.generation for name, record in latest.items()} == {
-            name: record.generation for name, record in told.items()
-        }
-
-    async def test_what_workers_and_filed_messages_left_behind_goes(self, store: Store) -> None:
-        retention = SqlRetention(store.database)
-        await store.presence.beat("w", ["*"], {"email": 1})
-        await store.recovery.file_undecodable([(b"x", {})])
-        assert await retention.purge_records(AGES, 100) == 0
-        await store.execute(sa.update(workers).values(beat_at=5))
-        await store.execute(sa.update(claim_fronts).values(seen_at=5))
-        await store.execute(sa.update(undecodable).values(filed_at=5))
-        assert await retention.purge_records(AGES, 100) == 3
-
-    async def test_a_type_without_jobs_is_idle_and_one_with_jobs_cannot_be_dropped(
-        self, store: Store
+    async def test_each_step_is_bounded_and_tells_where_the_next_goes_on(
+        self, store: Store, retention: SqlRetention
     ) -> None:
-        retention = SqlRetention(store.database)
+        for number in range(7):
+            job = await (store.submit() if number % 2 else store.succeeded())
+            await self.old(store, job, 20 - number)
+        first = await retention.purge(START, AGES, 3)
+        assert first.removed == 2
+        assert first.after is not None
+        second = await retention.purge(first.after, AGES, 3)
+        assert second.removed == 1
+        assert second.after is not None
+        assert await retention.purge(second.after, AGES, 3) == PurgeStep(1, None)
+        assert await self.count(store, jobs) == 3
+
+    async def test_the_ledger_keeps_what_a_breaker_is_rebuilt_from(
+        self, store: Store, retention: SqlRetention
+    ) -> None:
+        for number in range(NEWEST_KEPT + 4):
+            await store.move("email", (BreakerState.OPEN, BreakerState.CLOSED)[number % 2])
+        await store.hold("sms")
+        before = await store.ledger.latest()
+        assert await retention.purge_records(AGES, 100) == 0
+        await store.execute(sa.update(breaker_transitions).values(at=1))
+        assert await retention.purge_records(AGES, 3) == 3
+        assert await retention.purge_records(AGES, 3) == 1
+        assert await self.count(store, breaker_transitions) == NEWEST_KEPT + 1
+        assert (await store.ledger.latest()).keys() == before.keys()
+        assert (await store.ledger.latest())["email"].generation == before["email"].generation
+
+    async def test_filed_messages_and_traces_of_workers_leave(
+        self, store: Store, retention: SqlRetention
+    ) -> None:
+        await store.recovery.file_undecodable([(b"?", {}), (b"!", {})])
+        await store.presence.beat("w1", ["email"], {"email": 1})
+        await store.presence.beat("w2", ["email"], {"email": 1})
+        assert await retention.purge_records(AGES, 100) == 0
+        now = await store.database.now()
+        await store.execute(
+            sa.update(undecodable).where(undecodable.c.body == b"?").values(filed_at=now - 31 * DAY)
+        )
+        for table, at in ((workers, "beat_at"), (claim_fronts, "seen_at")):
+            mine = table.c.worker_id == "w1"
+            await store.execute(sa.update(table).where(mine).values({at: now - 2 * 3_600_000}))
+        # Where a worker was an hour ago says nothing any more; what it served yesterday does.
+        assert await retention.purge_records(AGES, 100) == 2
+        assert await store.presence.served_types(timedelta(days=1)) == {"email"}
+        await store.execute(
+            sa.update(workers).where(workers.c.worker_id == "w1").values(beat_at=now - 2 * DAY)
+        )
+        assert await retention.purge_records(AGES, 100) == 1
+        assert await self.count(store, workers) == await self.count(store, undecodable) == 1
+
+    async def test_types_without_a_job_are_idle_once_they_are_old(
+        self, store: Store, retention: SqlRetention
+    ) -> None:
         await store.types.ensure(["idle", "young", "held"], 10)
-        await store.submit("busy")
+        await store.succeeded("busy")
         await store.hold("held")
-        await store.execute(sa.update(job_types).where(job_types.c.job_type != "young").values(created_at=5))
+        aged = job_types.c.job_type != "young"
+        await store.execute(
+            sa.update(job_types).where(aged).values(created_at=job_types.c.created_at - 2 * DAY)
+        )
         assert await retention.idle_types(DAY) == ["idle"]
-        assert not await retention.drop_type("busy")
+
+    async def test_a_type_is_dropped_unless_a_job_has_come(
+        self, store: Store, retention: SqlRetention
+    ) -> None:
+        await store.types.ensure(["idle"], 10)
+        await store.submit("busy")
         assert await retention.drop_type("idle")
         assert not await retention.drop_type("idle")
-        assert set(await store.types.all()) == {"busy", "young", "held"}
+        assert not await retention.drop_type("busy")
+        assert set(await store.types.all()) == {"busy"}
+
+    async def test_types_of_jobs_that_are_not_listed_are_found(
+        self, store: Store, retention: SqlRetention
+    ) -> None:
+        assert await retention.unlisted_types() == []
+        for name in ("a", "b", "b", "c", "d"):
+            await store.submit(name)
+        await store.succeeded("e")
+        assert await retention.unlisted_types() == []
+        gone = job_types.c.job_type.in_(["b", "d", "e"])
+        await store.execute(sa.delete(job_types).where(gone))
+        assert await retention.unlisted_types() == ["b", "d", "e"]
 
 
 class TestSqliteRetention(OnSqlite, RetentionContract):

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -131,9 +131,16 @@ def make_fleet(directory: Path, room: dict[str, str] | None = None, **environ: s
     return fleet
 
 
-def keep_all(supervisor: Supervisor, **environ: str) -> dict[str, Kept]:
-    """One of each component (or `selfheal dev`) on the fleet's ports, kept running."""
+def keep_all(
+    supervisor: Supervisor, *, first: Mapping[str, Sequence[str]] | None = None, **environ: str
+) -> dict[str, Kept]:
+    """One of each component (or `selfheal dev`) on the fleet's ports, kept running. `first` names other commands for
+    the first start of some."""
+    commands = first or {}
     if supervisor.fleet.dev:
         data = str(supervisor.fleet.directory / "data")
-        return {"dev": supervisor.keep("dev", "--data", data, environ=environ)}
-    return {component: supervisor.keep(component, environ=environ) for component in COMPONENTS}
+        return {"dev": supervisor.keep("dev", "--data", data, first=commands.get("dev"), environ=environ)}
+    return {
+        component: supervisor.keep(component, first=commands.get(component), environ=environ)
+        for component in COMPONENTS
+    }

@@ -35,7 +35,8 @@ class Kept:
         self.deaths: list[int] = []  # exit codes, negative for signals
         self._fleet = fleet
         self._environ = dict(environ)
-        self.program = self._start(first or (SELFHEAL,))
+        self._next: Sequence[str] = (SELFHEAL,)
+        self.program = self._start(first or self._next)
 
     @property
     def component(self) -> str:
@@ -49,7 +50,12 @@ class Kept:
         """Start it again if it has ended."""
         if not self.program.running:
             self.deaths.append(self.program.await_end())
-            self.program = self._start((SELFHEAL,))
+            command, self._next = self._next, (SELFHEAL,)
+            self.program = self._start(command)
+
+    def start_next_with(self, command: Sequence[str]) -> None:
+        """The next start, and only that one, is with `command`, for a process that is to crash once."""
+        self._next = command
 
     def signal(self, number: signal.Signals) -> None:
         """To the process, if it runs."""
@@ -115,13 +121,19 @@ class Supervisor:
 
     async def ready(self, timeout: float = 30.0) -> None:
         """Until every kept component answers that it is ready."""
-        await self._ready(*self.kept, timeout=timeout)
+        await self.ready_again(*self.kept, timeout=timeout)
 
     async def wait_for_death(self, kept: Kept, before: int, timeout: float = 20.0) -> None:
         """Until it has ended more often than `before`; by then it has been started again."""
-        await until(lambda: len(kept.deaths) > before, timeout, f"{kept.component} ends: {kept.log[-2000:]}")
+        deadline = time.monotonic() + timeout
+        while len(kept.deaths) <= before:
+            late = f"{kept.program.command} {kept.arguments} runs on after {timeout:g} s:\n"
+            assert time.monotonic() < deadline, late + kept.log[-4000:]
+            await asyncio.sleep(0.02)
 
-    async def _ready(self, *kept: Kept, timeout: float = 30.0) -> None:
+    async def ready_again(self, *kept: Kept, timeout: float = 30.0) -> None:
+        """Until these are."""
+
         async def unready() -> list[Kept]:
             answers = [
                 await asyncio.gather(*(asyncio.to_thread(answers_ok, url) for url in one.ready_urls))
@@ -141,7 +153,7 @@ class Supervisor:
             victim = random.choice(among)
             before = len(victim.deaths)
             if random.random() < 0.5:
-                await self._ready(victim)
+                await self.ready_again(victim)
             await asyncio.sleep(random.uniform(0.0, 0.8))
             strike(victim)
             await self.wait_for_death(victim, before)

@@ -67,7 +67,7 @@ async def test_a_cancel_reaches_a_running_handler_at_once(place: Place) -> None:
         await email.began(1)
         await eventually(lambda: held(app), lambda ids: job_id in ids)
         await stage.api.jobs.cancel(job_id)
-        await stage.reaches(job_id, JobState.CANCELLED, patience=2)
+        await stage.reaches(job_id, JobState.CANCELLED)
     assert email.begun[0].cancelled
 
 
@@ -84,7 +84,7 @@ async def test_a_cancel_whose_signal_was_lost_is_found_by_the_next_renewal(embed
         job_id = await stage.submit(email.job_type)
         await email.began(1)
         await stage.world.steering.cancel(job_id)
-        await stage.reaches(job_id, JobState.CANCELLED, patience=3)
+        await stage.reaches(job_id, JobState.CANCELLED)
 
 
 async def test_a_signal_for_somebody_elses_job_renews_nothing(embedded: Place) -> None:
@@ -169,7 +169,7 @@ async def test_progress_is_written_once_a_second_and_at_the_end(place: Place) ->
         await stage.jobapi()
         await stage.worker(email)
         job_id = await stage.submit(email.job_type)
-        job = await eventually(lambda: stage.job(job_id), lambda job: job.progress is not None, patience=3)
+        job = await eventually(lambda: stage.job(job_id), lambda job: job.progress is not None)
         assert job.progress == (2, 10)
         finish.set()
         job = await stage.reaches(job_id, JobState.SUCCEEDED)

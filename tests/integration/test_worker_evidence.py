@@ -42,8 +42,8 @@ async def test_a_busy_healthy_type_stays_closed_with_sporadic_failures(real: Pla
     async with Stage(real) as stage:
         await stage.jobapi()
         app = await stage.worker(email)
-        await stage.submit_many(email.job_type, 600)
-        await email.began(600)
+        await stage.submit_many(email.job_type, 300)
+        await email.began(300)
         assert await state_of(app, email.job_type) is CLOSED
 
 
@@ -87,7 +87,7 @@ async def test_more_successes_than_one_report_holds_are_all_reported(embedded: P
         async def left() -> int:
             return len(breaker.outcomes)
 
-        await eventually(left, lambda outcomes: outcomes == 0, patience=1)
+        await eventually(left, lambda outcomes: outcomes == 0, patience=5)
 
 
 # -- Redis goes away and comes back ------------------------------------------------------------------------------

@@ -69,6 +69,14 @@ def embedded_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 @pytest.fixture(scope="session")
+def few_types(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """`selfheal dev --handlers`: no simulator, and room for hardly more than the handlers' own types."""
+    fleet = Fleet(tmp_path_factory.mktemp("few"), {"MAX_JOB_TYPES": "8"}, "few", dev=True)
+    with _stopping(fleet):
+        yield fleet.start("--handlers", "trial_handlers")
+
+
+@pytest.fixture(scope="session")
 def server_fleet(
     servers: Callable[[], dict[str, str]], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Fleet]:

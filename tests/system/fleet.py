@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -36,13 +37,15 @@ BRISK = {
     "SHUTDOWN_GRACE": "3",
 }
 # What the shell that runs the tests may have set, and what must not reach a started process.
-_OURS = ("SELFHEAL_", "JOBAPI_", "WORKER_", "CONTROLPLANE_", "FAILURE_", "MAX_", "RETRY_", "SIMULATE", "SMTP_", "OTEL_")
-_OURS_ALONE = ("DATABASE_URL", "RABBITMQ_URL", "REDIS_URL", "PORT", "BIND", "LOG_LEVEL", "LOG_FORMAT", "JOB_LEASE")
+_OURS = re.compile(
+    "(SELFHEAL|JOBAPI|WORKER|CONTROLPLANE|FAILURE|MAX|RETRY|SIMULATE|SMTP|WEBHOOK|OTEL)_.*|SIMULATE|PORT|BIND"
+    "|(DATABASE|RABBITMQ|REDIS)_URL|LOG_(LEVEL|FORMAT)|JOB_LEASE|COOLDOWN_PERIOD|ALLOW_INSECURE"
+)
 
 
 def clean_environ() -> dict[str, str]:
     """This process's environment without a setting of selfheal's."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(_OURS) and k not in _OURS_ALONE}
+    return {name: value for name, value in os.environ.items() if not _OURS.fullmatch(name)}
 
 
 def answers_ok(url: str) -> bool:
@@ -60,7 +63,9 @@ class Ports:
 
     numbers: dict[str, int] = field(
         default_factory=lambda: {
-            f"{part}_{kind}": free_port() for part in ("JOBAPI", "CONTROLPLANE", "WORKER") for kind in ("GRPC", "HTTP")
+            f"{part}_{kind}": free_port()
+            for part in ("JOBAPI", "CONTROLPLANE", "WORKER")
+            for kind in ("GRPC", "HTTP")
         }
     )
 
@@ -122,7 +127,9 @@ class Program:
     def await_ready(self, *urls: str) -> Self:
         """Until each of `urls` answers 200. Raises AssertionError with the log when the process ends before."""
         try:
-            wait_for(lambda: not self.running or all(map(answers_ok, urls)), READY_SECONDS, f"{urls} are ready")
+            wait_for(
+                lambda: not self.running or all(map(answers_ok, urls)), READY_SECONDS, f"{urls} are ready"
+            )
         except TimeoutError as late:
             raise AssertionError(f"{late}:\n{self.log[-4000:]}") from None
         assert self.running, f"{self.arguments} ended at once:\n{self.log[-4000:]}"

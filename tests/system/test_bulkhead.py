@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from tests.system.client import CANCELLED, RUNNING, SUCCEEDED, Client, eventually, simulate
@@ -37,21 +35,16 @@ async def test_a_type_that_was_never_seen_is_served_without_a_restart(client: Cl
         assert (job.state, job.deliveries) == (SUCCEEDED, 1)
 
 
-async def test_a_job_whose_type_nobody_serves_waits_and_says_so(tmp_path: Path) -> None:
-    fleet = Fleet(tmp_path, {}, "own", dev=True)
-    try:
-        fleet.start("--handlers", "trial_handlers")
-        async with Client(fleet) as client:
-            job_id = await client.submit("fax", {})
-            note = "no live worker serves job type 'fax'"
-            job = await eventually(lambda: client.job(job_id), lambda job: job.note)
-            assert (job.note, job.attempts, job.deliveries) == (note, 0, 0)
-            assert (await client.get(f"jobapi/v1/jobs/{job_id}"))["job"]["note"] == note
-            served = await client.submit(fleet.handled("echo"))
-            await client.result(served)
-            assert not (await client.job(served)).note
-    finally:
-        fleet.stop()
+async def test_a_job_whose_type_nobody_serves_waits_and_says_so(few_types: Fleet) -> None:
+    async with Client(few_types) as client:
+        job_id = await client.submit("fax", {})
+        note = "no live worker serves job type 'fax'"
+        job = await eventually(lambda: client.job(job_id), lambda job: job.note)
+        assert (job.note, job.attempts, job.deliveries) == (note, 0, 0)
+        assert (await client.get(f"jobapi/v1/jobs/{job_id}"))["job"]["note"] == note
+        served = await client.submit(few_types.handled("echo"))
+        await client.result(served)
+        assert not (await client.job(served)).note
 
 
 @pytest.mark.postgres

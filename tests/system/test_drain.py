@@ -25,7 +25,10 @@ def told_to_wait(folder: Path, name: str) -> dict[str, Any]:
 async def ready_status(ports: Ports) -> int:
     """What the worker's readiness answers; 0 when nothing does."""
     try:
-        async with aiohttp.ClientSession() as session, session.get(f"{ports.http('worker')}/health/ready") as answer:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"{ports.http('worker')}/health/ready") as answer,
+        ):
             return answer.status
     except aiohttp.ClientError:
         return 0
@@ -75,7 +78,9 @@ async def test_a_run_that_outlasts_the_grace_goes_back_unburned(
     worker, _ = headless.worker(SHUTDOWN_GRACE="1")
     payload = told_to_wait(tmp_path, "long")
     job_id = await client.submit(headless.handled("patient"), payload)
-    await eventually(lambda: client.job(job_id), lambda job: job.state == RUNNING and job.HasField("progress"))
+    await eventually(
+        lambda: client.job(job_id), lambda job: job.state == RUNNING and job.HasField("progress")
+    )
 
     began = time.monotonic()
     worker.terminate()
@@ -92,7 +97,9 @@ async def test_a_run_that_outlasts_the_grace_goes_back_unburned(
     second.stop()
 
 
-async def test_a_killed_workers_job_runs_elsewhere(headless: Fleet, headless_client: Client, tmp_path: Path) -> None:
+async def test_a_killed_workers_job_runs_elsewhere(
+    headless: Fleet, headless_client: Client, tmp_path: Path
+) -> None:
     client = headless_client
     first, _ = headless.worker()
     payload = told_to_wait(tmp_path, "killed")

@@ -91,7 +91,9 @@ async def test_random_errors_of_a_fifth_open_nothing(client: Client, fleet: Flee
     assert not (await client.breaker(job_type)).transitions
 
 
-async def test_a_handler_that_is_told_to_come_back_later_costs_no_attempt(client: Client, fleet: Fleet) -> None:
+async def test_a_handler_that_is_told_to_come_back_later_costs_no_attempt(
+    client: Client, fleet: Fleet
+) -> None:
     job_id = await client.submit(fleet.handled("echo"), {"later": 1})
 
     told = await client.result(job_id)

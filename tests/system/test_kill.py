@@ -20,7 +20,12 @@ LOADED = {"JOB_STATE_QUEUED", "JOB_STATE_RUNNING", "JOB_STATE_RETRYING", "JOB_ST
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    slower = {"COOLDOWN_PERIOD": "6", "MAX_COOLDOWN": "6", "RETRY_DELAY_MS": "1000", "MAX_RETRY_DELAY_MS": "2000"}
+    slower = {
+        "COOLDOWN_PERIOD": "6",
+        "MAX_COOLDOWN": "6",
+        "RETRY_DELAY_MS": "1000",
+        "MAX_RETRY_DELAY_MS": "2000",
+    }
     made = Fleet(tmp_path, {"SIMULATE": "1", **slower}, "k", dev=True)
     try:
         yield made
@@ -60,7 +65,9 @@ async def test_a_kill_under_load_loses_nothing(fleet: Fleet, capsys: pytest.Capt
 
     _, warm = start_timed(fleet)
     with capsys.disabled():
-        print(f"\nselfheal dev was ready after {cold:.2f} s, and after {warm:.2f} s with 300 jobs; killed at {before}")
+        print(
+            f"\nselfheal dev was ready after {cold:.2f} s, and after {warm:.2f} s with 300 jobs; killed at {before}"
+        )
     assert max(cold, warm) < 15  # three seconds on an idle machine
 
     async with Client(fleet) as client:

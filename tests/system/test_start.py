@@ -6,6 +6,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -41,7 +42,12 @@ def refused(folder: Path, *arguments: str, **environ: str) -> tuple[int, list[st
 
 
 def test_every_bad_setting_is_told_at_once(tmp_path: Path) -> None:
-    bad = {"WORKER_HTTP_PORT": "http", "FAILURE_THRESHOLD": "0", "JOBAPI_GRPC_PORT": "70000", "LOG_LEVEL": "LOUD"}
+    bad = {
+        "WORKER_HTTP_PORT": "http",
+        "FAILURE_THRESHOLD": "0",
+        "JOBAPI_GRPC_PORT": "70000",
+        "LOG_LEVEL": "LOUD",
+    }
     code, lines = refused(tmp_path, "dev", **bad)
     assert code == 2
     assert len(lines) == len(bad)
@@ -78,15 +84,16 @@ def test_production_without_authentication_stays_on_loopback_unless_told(
 _URLS = {"DATABASE_URL": "postgresql", "RABBITMQ_URL": "amqp", "REDIS_URL": "redis"}
 
 
-def test_a_taken_port_ends_the_start_with_a_message(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["JOBAPI_HTTP", "WORKER_GRPC"])
+def test_a_taken_port_ends_the_start_with_a_message(tmp_path: Path, name: str) -> None:
     fleet = Fleet(tmp_path, {}, "port", dev=True)
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", fleet.ports.numbers["JOBAPI_HTTP"]))
+        taken.bind(("127.0.0.1", fleet.ports.numbers[name]))
         taken.listen()
         code, lines = refused(tmp_path, "dev", **fleet.ports.environ)
     assert code == 1
     assert "cannot start" in lines[-1]
-    assert str(fleet.ports.numbers["JOBAPI_HTTP"]) in lines[-1]
+    assert str(fleet.ports.numbers[name]) in lines[-1]
 
 
 def test_handlers_that_cannot_be_used_end_the_start_with_all_reasons(tmp_path: Path) -> None:
@@ -152,7 +159,7 @@ async def test_an_unmigrated_database_is_named_and_healed_by_a_migration(unmigra
 async def grpc_health(fleet: Fleet, component: str) -> dict[str, int]:
     """By service; "" is the server as a whole."""
     async with grpc.aio.insecure_channel(fleet.ports.grpc(component)) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
+        stub: Any = health_pb2_grpc.HealthStub(channel)
         return {
             name: (await stub.Check(health_pb2.HealthCheckRequest(service=name))).status
             for name in ("", *SERVICES[component])
@@ -163,14 +170,13 @@ async def grpc_health(fleet: Fleet, component: str) -> dict[str, int]:
 async def test_grpc_clients_find_health_reflection_and_channelz(fleet: Fleet, component: str) -> None:
     assert set((await grpc_health(fleet, component)).values()) == {SERVING}
     async with grpc.aio.insecure_channel(fleet.ports.grpc(component)) as channel:
-        reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
-        ask = reflection_pb2.ServerReflectionRequest(list_services="")
-
-        async def asked():  # type: ignore[no-untyped-def]
-            yield ask
-
-        answers = [answer async for answer in reflection.ServerReflectionInfo(asked())]
-        names = {service.name for service in answers[0].list_services_response.service}
+        untyped: Any = channel  # the stubs' types know the blocking API only
+        reflection: Any = reflection_pb2_grpc.ServerReflectionStub(untyped)
+        asked = reflection.ServerReflectionInfo()
+        await asked.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+        answer = await asked.read()
+        await asked.done_writing()
+        names = {service.name for service in answer.list_services_response.service}
         assert names >= {"grpc.health.v1.Health", "grpc.channelz.v1.Channelz", *SERVICES[component]}
-        channelz = channelz_pb2_grpc.ChannelzStub(channel)
+        channelz: Any = channelz_pb2_grpc.ChannelzStub(untyped)
         assert len((await channelz.GetServers(channelz_pb2.GetServersRequest())).server) >= 1

@@ -77,7 +77,9 @@ async def test_a_job_submitted_by_rest_succeeds_and_reads_so_through_every_door(
 async def test_a_job_submitted_by_grpc_reaches_its_handler_and_tells_its_result(
     client: Client, fleet: Fleet
 ) -> None:
-    job_id = await client.submit(fleet.handled("echo"), {"n": 7, "deep": {"list": [1, None, "ä"]}}, labels={"k": "v"})
+    job_id = await client.submit(
+        fleet.handled("echo"), {"n": 7, "deep": {"list": [1, None, "ä"]}}, labels={"k": "v"}
+    )
 
     told = await client.result(job_id)
 
@@ -86,7 +88,9 @@ async def test_a_job_submitted_by_grpc_reaches_its_handler_and_tells_its_result(
     assert (told["attempt"], told["labels"]) == (1, {"k": "v"})
 
 
-async def test_a_failing_type_is_held_while_others_flow_and_then_heals_by_itself(client: Client, fleet: Fleet) -> None:
+async def test_a_failing_type_is_held_while_others_flow_and_then_heals_by_itself(
+    client: Client, fleet: Fleet
+) -> None:
     job_type, other = fleet.job_type("sms"), fleet.job_type("healthy")
     failing = await break_type(client, job_type)
     held = await client.submit_many(job_type, 5)
@@ -120,7 +124,16 @@ async def _assert_held(client: Client, job_type: str, held: list[str]) -> None:
     assert all(found.quarantine.reason == HELD for found in listed)
     assert not await client.listed(f'state = QUEUED AND job_type = "{job_type}"')
     stats = await counted()
-    assert list(stats) == ["name", "waiting", "running", "held", "retrying", "quarantined", "oldestSeconds", "paused"]
+    assert list(stats) == [
+        "name",
+        "waiting",
+        "running",
+        "held",
+        "retrying",
+        "quarantined",
+        "oldestSeconds",
+        "paused",
+    ]
     assert (stats["held"] >= len(held), stats["waiting"]) == (True, 0)
     assert (await client.breaker(job_type)).held_jobs >= len(held)
 
@@ -162,7 +175,10 @@ async def test_metrics_are_json_for_people_and_text_for_prometheus(client: Clien
     await heal(client, job_type, failing)
     worker = (await client.http("GET", "worker/metrics")).body.decode()
     assert f'selfheal_jobs_finished_total{{job_type="{job_type}",outcome="succeeded"}} 12.0' in worker
-    assert f'selfheal_job_attempts_total{{error_code="API_TIMEOUT",job_type="{job_type}",outcome="failed"}}' in worker
+    assert (
+        f'selfheal_job_attempts_total{{error_code="API_TIMEOUT",job_type="{job_type}",outcome="failed"}}'
+        in worker
+    )
     api = (await client.http("GET", "jobapi/metrics")).body.decode()
     assert f'selfheal_jobs_submitted_total{{job_type="{job_type}"}} 12.0' in api
 
@@ -185,17 +201,17 @@ async def test_operators_read_the_outage_in_two_redis_keys(server_fleet: Fleet) 
     async with Client(server_fleet) as client:
         with redis.Redis.from_url(server_fleet.redis_url, decode_responses=True) as store:
             failing = await break_type(client, job_type)
-            record = orjson.loads(store.get(f"breaker:{job_type}"))  # type: ignore[arg-type]
+            record = orjson.loads(store.get(f"breaker:{job_type}"))
             assert record["state"] == "OPEN"
             assert record["openedAt"] == (await client.shown_breaker(job_type))["openedAt"]
-            assert abs(record["openedAt"] / 1000 - store.time()[0]) < 30  # type: ignore[index]
+            assert abs(record["openedAt"] / 1000 - store.time()[0]) < 30
             counter = f"failure:{job_type}:API_TIMEOUT"
-            assert int(store.get(counter)) >= 5  # type: ignore[arg-type]
-            assert 0 < store.ttl(counter) <= 60  # type: ignore[operator]
+            assert int(store.get(counter)) >= 5
+            assert 0 < store.ttl(counter) <= 60
 
             await heal(client, job_type, failing)
 
-            assert orjson.loads(store.get(f"breaker:{job_type}"))["state"] == "CLOSED"  # type: ignore[arg-type]
+            assert orjson.loads(store.get(f"breaker:{job_type}"))["state"] == "CLOSED"
             for _ in range(30):
                 if not store.exists(counter):
                     break

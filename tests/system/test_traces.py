@@ -1,4 +1,4 @@
-"""A trace given with a submit is found wherever the job goes: on the token, in the handler, after a retry and a hold."""
+"""A trace given with a submit goes with the job: on the token, into the handler, through a retry and a hold."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ async def test_the_handler_sees_the_trace_that_rest_was_given(client: Client, fl
     assert trace_of(told["traceparent"]) == TRACE
 
 
-async def test_the_handler_sees_the_trace_that_grpc_was_given_after_a_retry_too(client: Client, fleet: Fleet) -> None:
+async def test_the_handler_sees_the_trace_that_grpc_was_given_after_a_retry_too(
+    client: Client, fleet: Fleet
+) -> None:
     answer = await client.jobs.SubmitJob(
         submission(fleet.handled("echo"), {"failures": 1}), metadata=(("traceparent", TRACEPARENT),)
     )
@@ -43,7 +45,9 @@ async def test_the_handler_sees_the_trace_that_grpc_was_given_after_a_retry_too(
 
 async def test_the_trace_survives_a_hold(client: Client, fleet: Fleet) -> None:
     job_type = fleet.handled("held")
-    await client.breakers.OpenBreaker(breaker_service_pb2.OpenBreakerRequest(breaker=job_type, reason="a test"))
+    await client.breakers.OpenBreaker(
+        breaker_service_pb2.OpenBreakerRequest(breaker=job_type, reason="a test")
+    )
     await eventually(lambda: client.shown_breaker(job_type), lambda shown: shown.get("state") == "OPEN")
     answer = await client.jobs.SubmitJob(submission(job_type), metadata=(("traceparent", TRACEPARENT),))
     job_id = answer.job.job_id
@@ -79,7 +83,11 @@ async def test_the_token_carries_the_trace_and_no_payload(headless: Fleet, headl
         assert message.delivery_mode == aio_pika.DeliveryMode.PERSISTENT
         headers = message.headers
         assert trace_of(str(headers["traceparent"])) == TRACE
-        assert (headers["x-job-id"], headers["x-job-type"], int(str(headers["x-attempt"]))) == (job_id, job_type, 1)
+        assert (headers["x-job-id"], headers["x-job-type"], int(str(headers["x-attempt"]))) == (
+            job_id,
+            job_type,
+            1,
+        )
     assert messages[0].headers["tracestate"] == "vendor=1"
     assert messages[0].headers["baggage"] == "tenant=acme"
 

@@ -92,7 +92,10 @@ def test_every_bad_value_is_told_at_once() -> None:
     ("environ", "said"),
     [
         ({"COOLDOWN_PERIOD": "60", "MAX_COOLDOWN": "10"}, "MAX_COOLDOWN: must not be below COOLDOWN_PERIOD"),
-        ({"RETRY_DELAY_MS": "5000", "MAX_RETRY_DELAY_MS": "10"}, "MAX_RETRY_DELAY_MS: must not be below RETRY_DELAY_MS"),
+        (
+            {"RETRY_DELAY_MS": "5000", "MAX_RETRY_DELAY_MS": "10"},
+            "MAX_RETRY_DELAY_MS: must not be below RETRY_DELAY_MS",
+        ),
         ({**PRODUCTION, "SIMULATE": "1"}, "SIMULATE: production runs real handlers only"),
     ],
 )

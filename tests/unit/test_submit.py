@@ -55,7 +55,7 @@ class Database:
     # TypeCatalog
     async def ensure(self, names: Sequence[str], limit: int) -> list[str]:
         unfit = []
-        for name in names:
+        for name in sorted(names):
             if name not in self.types and len(self.types) >= limit:
                 unfit.append(name)
             else:

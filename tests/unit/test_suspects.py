@@ -121,14 +121,40 @@ async def test_a_suspect_that_cannot_be_alone_is_put_off_and_the_others_go_on() 
     await asyncio.gather(first, again)
 
 
-async def test_of_two_suspects_one_is_put_off() -> None:
+async def test_two_suspects_run_one_after_the_other() -> None:
     work, rows = Work(), Rows()
     court = suspects(work, rows)
+    runs = [asyncio.create_task(court.run(a_job(losses))) for losses in (2, 5)]
+    await work.started.wait()
+    await asyncio.sleep(0.01)
+    assert len(work.running) == 1
+    work.gate.set()
+    assert await asyncio.gather(*runs) == [Succeeded()] * 2
+    assert work.most == 1
+
+
+async def test_a_suspect_whose_turn_does_not_come_is_put_off() -> None:
+    work, rows = Work(), Rows()
+    court = suspects(work, rows, patience=0.05)
     first = asyncio.create_task(court.run(a_job(2)))
     await work.started.wait()
     assert await court.run(a_job(5)) is Interrupted.POSTPONED
     work.gate.set()
     assert await first == Succeeded()
+
+
+async def test_between_two_suspects_those_go_that_were_kept_waiting() -> None:
+    work, rows = Work(), Rows()
+    court = suspects(work, rows)
+    first = asyncio.create_task(court.run(a_job(2)))
+    await work.started.wait()
+    second = asyncio.create_task(court.run(a_job(2)))
+    ordinary = [asyncio.create_task(court.run(a_job())) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    assert len(work.running) == 1
+    work.gate.set()
+    assert await asyncio.gather(first, second, *ordinary) == [Succeeded()] * 5
+    assert [job.losses for job in work.order] == [2, 0, 0, 0, 2]
 
 
 async def test_it_does_not_run_before_the_row_says_that_it_is_alone() -> None:

@@ -236,11 +236,13 @@ class EmbeddedDispatcher:
         return len(line.ready) if line else 0
 
     async def drop(self, job_type: str) -> bool:
-        used = any(lane.job_type == job_type and lane.consuming for lane in self._lanes)
-        line = self._lines.get(job_type)
-        if used or (line is not None and line.ready):
+        lanes = [lane for lane in self._lanes if lane.job_type == job_type]
+        if any(lane.consuming for lane in lanes):
             return False
-        self._lines.pop(job_type, None)
+        if lanes:  # they hold on to the line
+            self._line(job_type).ready.clear()
+        else:
+            self._lines.pop(job_type, None)
         return True
 
     async def drain_intake(self, limit: int, keep: Callable[[Sequence[Undecodable]], Awaitable[None]]) -> int:

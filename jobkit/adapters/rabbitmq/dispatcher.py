@@ -85,7 +85,7 @@ class RabbitDispatcher:
             try:
                 queue = names.main_queue(job_type)
                 ok = await channel.queue_declare(queue, passive=True, timeout=self._timeout)
-                if ok.message_count or ok.consumer_count:
+                if ok.consumer_count:
                     return False
                 await channel.queue_delete(queue, if_empty=False, if_unused=False, timeout=self._timeout)
             except ChannelNotFoundEntity:

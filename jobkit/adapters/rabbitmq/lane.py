@@ -64,7 +64,6 @@ class _Session:
         consumers: dict[str, Any] = getattr(self.channel, "consumers", {})
         return bool(self.consumer) and not self.channel.is_closed and self.consumer in consumers
 
-
     @property
     def why_closed(self) -> str:
         """What the broker said when it closed the channel; "" if it did not."""

@@ -21,7 +21,9 @@ from jobkit.domain.errors import Unavailable, store_unavailable
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT = 10  # seconds, unless the URL says `?heartbeat=`; aiormq gives a silent peer up after three of them
+HEARTBEAT = (
+    10  # seconds, unless the URL says `?heartbeat=`; aiormq gives a silent peer up after three of them
+)
 CLOSE_TIMEOUT = 5.0
 # A delivery is three frames. The library's 10 wakes the consumer for every third delivery, which costs a quarter
 # of the throughput and leaves acknowledgements nothing to be joined with.

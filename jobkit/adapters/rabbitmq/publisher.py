@@ -37,8 +37,8 @@ class Publisher:
     async def publish(self, messages: Sequence[Outgoing], pieces: Sequence[Sequence[Piece]]) -> list[bool]:
         """In order, one answer each: True once confirmed. `pieces[i]` is what message i needs declared.
 
-        Never raises for the broker's sake; while it blocks us it is not asked. An unroutable message is published once more after its pieces were
-        declared again: somebody deleted a queue that we remembered.
+        Never raises for the broker's sake; while it blocks us it is not asked. An unroutable message is published
+        once more after its pieces were declared again: somebody deleted a queue that we remembered.
         """
         answers = await self._attempt(messages, pieces)
         lost = [i for i, answer in enumerate(answers) if answer is Answer.UNROUTABLE]

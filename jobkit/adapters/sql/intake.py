@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from jobkit.adapters.sql.engine import Database, in_halves, packed, upsert
 from jobkit.adapters.sql.tables import job_labels, jobs, request_keys
-from jobkit.adapters.sql.terms import any_text
+from jobkit.adapters.sql.terms import any_text, db_now, earlier_of
 from jobkit.domain.errors import AlreadyExists, FieldViolation, InvalidJob
 from jobkit.domain.job import JobState, NewJob
 from jobkit.ports import Accepted
@@ -63,7 +63,7 @@ async def _insert(
             )
     if fresh:
         rows = [_row(job, session, now, marks.get(job.job_type, 0)) for job in fresh]
-        await connection.execute(sa.insert(jobs), rows)
+        await connection.execute(_INSERT, rows)
         labels = [
             {"key": key, "value": value, "job_id": job.job_id}
             for job in fresh
@@ -94,6 +94,10 @@ async def _claim_keys(connection: AsyncConnection, batch: Sequence[NewJob]) -> d
     return {row.request_id: (row.job_id, row.content_hash) for row in found}
 
 
+# Whatever the clock of the host says: a job that is due in the future would lose its token, which is here now.
+_INSERT = sa.insert(jobs).values(due_at=earlier_of(sa.bindparam("b_due", type_=sa.BigInteger), db_now()))
+
+
 def _row(job: NewJob, session: UUID | None, now: int, mark: int) -> dict[str, Any]:
     state = JobState.PENDING if session is None else JobState.QUEUED
     timeout = job.attempt_timeout
@@ -101,7 +105,7 @@ def _row(job: NewJob, session: UUID | None, now: int, mark: int) -> dict[str, An
         "job_id": job.job_id,
         "job_type": job.job_type,
         "state": state.value,
-        "due_at": now,
+        "b_due": now,
         "session_id": session,
         "payload": job.payload,
         "labels": packed(dict(job.labels)) if job.labels else None,

@@ -20,20 +20,17 @@ from jobkit.ports import Settlement
 
 RUNNING = JobState.RUNNING.value
 
+LOOK = sa.select(
+    jobs.c.job_id,
+    jobs.c.state,
+    jobs.c.deliveries,
+    jobs.c.settled_delivery,
+    jobs.c.cancel_requested,
+    db_now().label("now"),
+).where(any_uuid(jobs.c.job_id, sa.bindparam("b_ids", type_=UUIDS)))
 # In order of id, as every batch does, so that two of them queue up instead of deadlocking.
-LOCK = (
-    sa.select(
-        jobs.c.job_id,
-        jobs.c.state,
-        jobs.c.deliveries,
-        jobs.c.settled_delivery,
-        jobs.c.cancel_requested,
-        db_now().label("now"),
-    )
-    .where(any_uuid(jobs.c.job_id, sa.bindparam("b_ids", type_=UUIDS)))
-    .order_by(jobs.c.job_id)
-    .with_for_update()
-)
+LOCK = LOOK.order_by(jobs.c.job_id).with_for_update()
+LOCK_FREE = LOOK.order_by(jobs.c.job_id).with_for_update(skip_locked=True)
 
 
 def whole_millis(span: timedelta) -> int:

@@ -64,6 +64,26 @@ class SqlRetention:
 
         return await self._database.write(work)
 
+    async def unlisted_types(self) -> list[str]:
+        async def work(connection: AsyncConnection) -> list[str]:
+            return list((await connection.execute(_UNLISTED)).scalars())
+
+        return await self._database.read(work)
+
+
+def _unlisted() -> sa.Select[Any]:
+    """One look at the index per type: to group would read all rows."""
+    first = sa.select(sa.func.min(jobs.c.job_type).label("name")).cte("kinds", recursive=True)
+    following = (
+        sa.select(sa.func.min(jobs.c.job_type)).where(jobs.c.job_type > first.c.name).scalar_subquery()
+    )
+    kinds = first.union_all(sa.select(following).where(first.c.name.is_not(None)))
+    known = sa.exists().where(job_types.c.job_type == kinds.c.name)
+    return sa.select(kinds.c.name).where(kinds.c.name.is_not(None), ~known)
+
+
+_UNLISTED = _unlisted()
+
 
 async def _purge(connection: AsyncConnection, after: UUID, ages: Ages, limit: int) -> PurgeStep:
     now = int((await connection.execute(sa.select(db_now()))).scalar_one())
@@ -142,7 +162,7 @@ async def _purge_records(connection: AsyncConnection, ages: Ages, limit: int) ->
     for statement in (
         sa.delete(breaker_transitions).where(breaker_transitions.c.revision.in_(stale)),
         sa.delete(undecodable).where(undecodable.c.filed_at < now - ages.quarantined_ms),
-        sa.delete(workers).where(workers.c.beat_at < now - ages.silent_ms),
+        sa.delete(workers).where(workers.c.beat_at < now - ages.gone_ms),
         sa.delete(claim_fronts).where(claim_fronts.c.seen_at < now - ages.silent_ms),
     ):
         removed += (await connection.execute(statement)).rowcount

@@ -46,6 +46,23 @@ def _now_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
     return "CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER)"
 
 
+class earlier_of(FunctionElement[int]):
+    """The smaller of two numbers, as a function of a row: `LEAST` and SQLite's `MIN` of two."""
+
+    type = sa.BigInteger()
+    inherit_cache = True
+
+
+@compiles(earlier_of, "postgresql")
+def _least_postgresql(element: Any, compiler: Any, **kw: Any) -> str:
+    return f"LEAST({compiler.process(element.clauses, **kw)})"
+
+
+@compiles(earlier_of, "sqlite")
+def _least_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
+    return f"MIN({compiler.process(element.clauses, **kw)})"
+
+
 class ValueList(sa.types.TypeDecorator[Any]):
     """A list as one bound value: an array on PostgreSQL, JSON on SQLite."""
 

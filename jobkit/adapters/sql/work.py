@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from jobkit.adapters.sql.engine import Database, in_halves
-from jobkit.adapters.sql.outcomes import LOCK, RUNNING, settle_batch, whole_millis
+from jobkit.adapters.sql.outcomes import LOCK_FREE, LOOK, RUNNING, settle_batch, whole_millis
 from jobkit.adapters.sql.rows import CLAIM_COLUMNS, claimed_of
 from jobkit.adapters.sql.tables import job_types, jobs
 from jobkit.adapters.sql.terms import UUIDS, any_uuid, db_now
@@ -55,14 +55,18 @@ class SqlWork:
         fences = {h.job_id: h.delivery for h in held}
 
         async def work(connection: AsyncConnection) -> tuple[set[UUID], set[UUID]]:
-            locked = await connection.execute(LOCK, {"b_ids": sorted(fences)})
+            free = (await connection.execute(LOCK_FREE, {"b_ids": sorted(fences)})).all()
+            # One row that somebody holds locked must not let the leases of all others run out.
+            busy = sorted(fences.keys() - {row.job_id for row in free})
+            seen = (await connection.execute(LOOK, {"b_ids": busy})).all() if busy else []
             ours = {
                 row.job_id: row.cancel_requested
-                for row in locked
+                for row in (*free, *seen)
                 if row.state == RUNNING and row.deliveries == fences[row.job_id]
             }
-            if ours:
-                await connection.execute(_RENEW, {"b_ids": sorted(ours), "b_lease": whole_millis(lease)})
+            due = sorted(ours.keys() - set(busy))
+            if due:
+                await connection.execute(_RENEW, {"b_ids": due, "b_lease": whole_millis(lease)})
             return set(ours), {job_id for job_id, cancel in ours.items() if cancel}
 
         return await self._database.write(work)

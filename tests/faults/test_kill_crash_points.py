@@ -1,0 +1,87 @@
+"""Every crash point of the design: the process dies right before or after each step of a job's way, under load, and
+is started again; and replies that are lost after their commit."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.faults.kit import MIX, Kept, Load, Supervisor, everything_done, keep_all, tally_of
+from tests.system.fleet import Fleet
+
+LAUNCHER = str(Path(__file__).with_name("crash_launcher.py"))
+RATE = 200.0
+POINTS = {
+    "jobapi": ["before:insert", "after:insert", "before:publish", "after:write", "after:publish", "after:beat"],
+    "worker": [
+        "before:claim", "after:claim", "before:execute", "after:execute", "after:renew", "before:settle",
+        "after:settle", "before:publish", "after:publish", "before:ack", "after:ack",
+    ],
+    "controlplane": ["before:rescue", "after:rescue", "before:orphans", "after:orphans"],
+}  # fmt: skip
+NTH = 3
+LONG_ENOUGH = {"seconds": 1.2}  # to be renewed: longer than a third of a lease
+MANY_SHORT = {**MIX, "slow": 0.03}
+
+
+def launcher(point: str, nth: int = NTH) -> list[str]:
+    return [sys.executable, LAUNCHER, point, str(nth)]
+
+
+@pytest.mark.timeout(240)
+async def test_a_crash_at_any_step_loses_nothing(faulty: Fleet) -> None:
+    async with Supervisor(faulty) as supervisor:
+        kept = keep_all(supervisor)
+        await supervisor.ready()
+        async with Load(faulty, rate=RATE, mix=MANY_SHORT, payloads={"slow": LONG_ENOUGH}) as load:
+            await load.reach(100)
+            await asyncio.gather(
+                *(_crash_at_each(supervisor, kept[component], points) for component, points in POINTS.items())
+            )
+            await supervisor.ready()
+            figures = await everything_done(load)
+    print(f"{sum(map(len, POINTS.values()))} crash points: {figures}")
+
+
+async def _crash_at_each(supervisor: Supervisor, kept: Kept, points: list[str]) -> None:
+    for point in points:
+        before = len(kept.deaths)
+        kept.start_next_with(launcher(point, 1 if kept.component == "controlplane" else NTH))
+        kept.kill()
+        await supervisor.wait_for_death(kept, before)
+        await supervisor.wait_for_death(kept, before + 1)
+        assert kept.deaths[-1] == -9, f"{kept.component} {point} ended with {kept.deaths[-1]}"
+        await supervisor.ready_again(kept)
+
+
+@pytest.mark.parametrize("times", ["lost", "mute"])
+async def test_replies_lost_after_their_commit(faulty: Fleet, times: str) -> None:
+    """`lost`: once, and the repeat is answered as if nothing had happened. `mute`: for longer than it is repeated."""
+    broken = {"jobapi": "insert", "worker": "claim"}
+    async with Supervisor(faulty) as supervisor:
+        keep_all(supervisor, first={part: launcher(f"{times}:{step}") for part, step in broken.items()})
+        await supervisor.ready()
+        async with Load(faulty, rate=RATE) as load:
+            await load.reach(800)
+            figures = await everything_done(load)
+    print(f"{times} replies: {figures}")
+    unsure = [accepted for accepted in load.accepted.values() if accepted.unsure_before]
+    assert unsure
+    assert figures.reruns == 0
+    starts = {run.job_id for run in tally_of(load).runs()}
+    assert {accepted.job_id for accepted in unsure} <= starts
+
+
+@pytest.mark.parametrize("times", ["lost", "mute"])
+async def test_an_outcome_whose_reply_is_lost_is_settled_once(faulty: Fleet, times: str) -> None:
+    async with Supervisor(faulty) as supervisor:
+        keep_all(supervisor, first={"worker": launcher(f"{times}:settle")})
+        await supervisor.ready()
+        async with Load(faulty, rate=RATE) as load:
+            await load.reach(600)
+            figures = await everything_done(load)
+    print(f"{times} settle replies: {figures}")
+    assert figures.reruns == 0
