@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-
 SLOW_ANSWER = 1.0  # seconds
 
 

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 _log = logging.getLogger(__name__)
 
 MAX_BACKOFF = 5.0
+CANCEL_SECONDS = 1.0
 
 
 class Loops:
@@ -81,11 +82,12 @@ class Loops:
 
     async def stop(self) -> None:
         """Cancel all and wait for them. Safe to repeat."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        # Again until they are done: a library may swallow one cancellation (a lock, a timeout that fires with it).
+        while self._tasks:
+            tasks = list(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=CANCEL_SECONDS)
 
 
 def _unexpected(error: Exception) -> bool:
