@@ -86,6 +86,11 @@ class Lanes:
         if lane is not None:
             lane.wake()
 
+    def wake_all(self) -> None:
+        """What kept every lane from starting is over."""
+        for lane in self._lanes.values():
+            lane.wake()
+
     async def drain(self) -> None:
         """Stop consuming everywhere; what was not started goes back."""
         self._draining = True

@@ -69,7 +69,11 @@ class Organs:
                 claims=self.claims,
                 executor=self.executor,
                 suspects=Suspects(
-                    self.executor.run, world.work, settings.max_losses, settings.attempt_timeout
+                    self.executor.run,
+                    world.work,
+                    settings.max_losses,
+                    settings.attempt_timeout,
+                    self._reserve,
                 ),
                 settler=Settler(world.work, self.publisher, self.worker_id),
                 publisher=self.publisher,
@@ -80,9 +84,9 @@ class Organs:
                 max_retry_after=timedelta(seconds=settings.max_retry_after),
             )
         )
-        slots = Slots(settings.concurrency, settings.max_concurrency)
+        self.slots = Slots(settings.concurrency, settings.max_concurrency)
         parts = LaneParts(
-            world.dispatcher, self.breakers, runner, slots, timeout + PERMIT_SLACK, settings.ack_after
+            world.dispatcher, self.breakers, runner, self.slots, timeout + PERMIT_SLACK, settings.ack_after
         )
         self.lanes = Lanes(handlers, world.types, parts, settings.max_job_types)
 
@@ -93,6 +97,11 @@ class Organs:
 
     def _wake(self, job_type: str) -> None:
         self.lanes.wake(job_type)
+
+    def _reserve(self, reserved: bool) -> None:
+        self.slots.reserve(reserved)
+        if not reserved:
+            self.lanes.wake_all()
 
     def _moved(self, name: str, record: BreakerRecord) -> None:
         self.lanes.on_breaker(name, record)

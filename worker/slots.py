@@ -14,6 +14,11 @@ class Slots:
         self._in_all = in_all
         self._used: Counter[str] = Counter()
         self._total = 0
+        self._reserved = False
+
+    def reserve(self, reserved: bool) -> None:
+        """While `reserved`, nothing more starts: what runs has the process to itself once the rest has ended."""
+        self._reserved = reserved
 
     @property
     def total(self) -> int:
@@ -25,6 +30,8 @@ class Slots:
 
     def admits(self, job_type: str) -> bool:
         """Whether one more attempt of the type may start now."""
+        if self._reserved:
+            return False
         used = self._used[job_type]
         return used == 0 or (used < self.per_type and used < self._in_all - self._total)
 

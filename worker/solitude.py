@@ -7,7 +7,7 @@ convicted for having been a bystander.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 # From the second loss in a row on.
@@ -15,27 +15,34 @@ SUSPECT_LOSSES = 2
 
 
 class Solitude:
-    """Ordinary runs share the process; a suspect waits until it is empty, and keeps it empty while it runs. Suspects
-    take turns, and between two of them those go that were kept waiting: a row of suspects stops nobody for good."""
+    """Ordinary runs share the process; a suspect waits until it is empty, and keeps it empty while it runs.
 
-    def __init__(self) -> None:
+    `reserve(True)` asks that nothing new be claimed, `reserve(False)` that claiming go on. So the process gets empty
+    while a suspect waits, and a crash of the suspect takes nobody with it. Suspects that were claimed together run one
+    after the other, for the one price of emptying the process; those that are not claimed yet wait for ordinary jobs
+    to have had their turn.
+    """
+
+    def __init__(self, reserve: Callable[[bool], None]) -> None:
+        self._reserve = reserve
         self._sharing = 0
         self._kept_waiting = 0
+        self._suspects = 0
         self._alone = False
         self._turn = asyncio.Lock()
         self._changed = asyncio.Condition()
 
     @asynccontextmanager
     async def shared(self) -> AsyncIterator[None]:
-        """Around an ordinary run; waits while a suspect runs or is about to."""
-        if self._alone:
+        """Around an ordinary run; waits while a suspect runs."""
+        if self._alone:  # this one's claim was under way when the process was reserved
             await self._until_let_in()
         self._sharing += 1
         try:
             yield
         finally:
             self._sharing -= 1
-            if self._alone and not self._sharing:
+            if self._suspects and not self._sharing:
                 await self._tell()
 
     async def _until_let_in(self) -> None:
@@ -51,28 +58,40 @@ class Solitude:
     async def alone(self, patience: float) -> AsyncIterator[bool]:
         """Around a suspect's run. False when its turn did not come, or the process did not get empty, within
         `patience` seconds: then the job is not to be run here and now."""
-        end = asyncio.get_running_loop().time() + patience
+        self._suspects += 1
+        if self._suspects == 1:
+            self._reserve(True)
+        try:
+            end = asyncio.get_running_loop().time() + patience
+            if not await self._take_turn(end):
+                yield False
+                return
+            try:
+                yield await self._emptied(end)
+            finally:
+                self._alone = False
+                self._turn.release()
+                await self._tell()
+        finally:
+            self._suspects -= 1
+            if not self._suspects:
+                self._reserve(False)
+
+    async def _take_turn(self, end: float) -> bool:
         try:
             async with asyncio.timeout_at(end):
                 await self._turn.acquire()
         except TimeoutError:
-            yield False
-            return
-        try:
-            yield await self._emptied(end)
-        finally:
-            self._alone = False
-            self._turn.release()
-            await self._tell()
+            return False
+        return True
 
     async def _emptied(self, end: float) -> bool:
         try:
             async with asyncio.timeout_at(end), self._changed:
-                await self._changed.wait_for(lambda: not self._kept_waiting)
-                self._alone = True
-                await self._changed.wait_for(lambda: not self._sharing)
+                await self._changed.wait_for(lambda: not self._sharing and not self._kept_waiting)
         except TimeoutError:
             return False
+        self._alone = True
         return True
 
     async def _tell(self) -> None:

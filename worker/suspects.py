@@ -18,14 +18,22 @@ Run = Callable[[ClaimedJob], Awaitable[Outcome]]
 
 class Suspects:
     """Stands before the executor's `run`. A job is convicted after `max_losses` losses in a row while it ran alone;
-    `patience` (seconds) is how long a suspect waits for the process to get empty."""
+    `patience` (seconds) is how long a suspect waits for the process to get empty, and `reserve` is told when nothing
+    new is to be claimed, and when it is again."""
 
-    def __init__(self, run: Run, store: WorkStore, max_losses: int, patience: float) -> None:
+    def __init__(
+        self,
+        run: Run,
+        store: WorkStore,
+        max_losses: int,
+        patience: float,
+        reserve: Callable[[bool], None],
+    ) -> None:
         self._run = run
         self._store = store
         self._max_losses = max_losses
         self._patience = patience
-        self._solitude = Solitude()
+        self._solitude = Solitude(reserve)
 
     async def run(self, job: ClaimedJob) -> Outcome:
         """The job's outcome; raises nothing but CancelledError."""

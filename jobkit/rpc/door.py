@@ -84,15 +84,9 @@ class Door:
         code = "OK"
         tracing.enter(trace, request_id)
         self._observer.started(method)
-        self._in_flight += bounded
         task = asyncio.current_task() if bounded else None
         try:
-            if bounded and self._closed:
-                raise _shutting_down()
-            if task is not None:
-                self._tasks.add(task)
-            if bounded and self._in_flight > self._max_in_flight:
-                raise _too_many(self._max_in_flight)
+            self._enter(task)
             yield
         except asyncio.CancelledError as cancelled:
             if self._closed and task is not None and task.cancelling():
@@ -112,11 +106,26 @@ class Door:
             code = codes(told).grpc.name
             raise CallFailed(told, tracing.trace_id(trace)) from error
         finally:
-            self._in_flight -= bounded
-            if task is not None:
-                self._tasks.discard(task)
-            self._note_idle()
+            self._leave(task)
             self._observer.finished(method, code, time.perf_counter() - began)
+
+
+    def _enter(self, task: asyncio.Task[object] | None) -> None:
+        """Count a bounded call in; raises what refuses it."""
+        if task is None:
+            return
+        self._in_flight += 1
+        if self._closed:
+            raise _shutting_down()
+        self._tasks.add(task)
+        if self._in_flight > self._max_in_flight:
+            raise _too_many(self._max_in_flight)
+
+    def _leave(self, task: asyncio.Task[object] | None) -> None:
+        if task is not None:
+            self._in_flight -= 1
+            self._tasks.discard(task)
+            self._note_idle()
 
 
 def _shutting_down() -> Unavailable:

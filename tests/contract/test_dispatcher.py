@@ -10,10 +10,11 @@ from jobkit.adapters.embedded.dispatcher import EmbeddedDispatcher
 from jobkit.adapters.rabbitmq.dispatcher import RabbitDispatcher
 from jobkit.ports import Dispatcher
 from tests.contract.dispatcher_contract import DispatcherContract
+from tests.contract.drop_contract import DropContract
 from tests.contract.intake_contract import IntakeContract
 
 
-class TestEmbeddedDispatcher(DispatcherContract, IntakeContract):
+class TestEmbeddedDispatcher(DispatcherContract, IntakeContract, DropContract):
     @pytest.fixture
     async def fresh(self) -> AsyncIterator[Dispatcher]:
         dispatcher = EmbeddedDispatcher()
@@ -27,7 +28,7 @@ class TestEmbeddedDispatcher(DispatcherContract, IntakeContract):
         return fresh
 
 
-class TestRabbitDispatcher(DispatcherContract, IntakeContract):
+class TestRabbitDispatcher(DispatcherContract, IntakeContract, DropContract):
     @pytest.fixture
     async def fresh(self, rabbitmq_url: str) -> AsyncIterator[Dispatcher]:
         dispatcher = RabbitDispatcher(rabbitmq_url, name="contract test")

@@ -53,6 +53,14 @@ class IntakeContract(StoreContract):
         assert (await store.row(pending)).state == "PENDING"
         assert (await store.row(pending)).session_id is None
 
+    async def test_a_clock_that_is_ahead_delays_no_job(self, store: Store) -> None:
+        """Its token is on its way now: coming too early it would be dropped."""
+        job = new_job()
+        now = await store.database.now()
+        await store.insert([job], now=now + 300_000)
+        claimed = await store.claim(job.job_id)
+        assert abs(claimed.due_time - at_millis(now)) < timedelta(seconds=5)
+
     async def test_an_empty_batch_is_no_work(self, store: Store) -> None:
         assert await store.intake.insert([], session=None, now=0, marks={}) == []
 

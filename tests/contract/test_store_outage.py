@@ -153,6 +153,21 @@ class TestPostgresOutage(OnPostgres):
         await database.write(lock)
         await impatient.claim(job_id)
 
+    async def test_a_locked_row_keeps_no_other_lease_from_being_renewed(
+        self, database: Database, impatient: Store
+    ) -> None:
+        ids = [await impatient.running() for _ in range(3)]
+        await asyncio.gather(*(impatient.expire_lease(job_id) for job_id in ids))
+        held = [Held(job_id, 1) for job_id in ids]
+
+        async def lock(connection: Any) -> None:
+            one = sa.select(jobs.c.job_id).where(jobs.c.job_id == ids[1])
+            await connection.execute(one.with_for_update())
+            assert await impatient.work.renew([*held, Held(JOB, 1)], lease=LEASE) == (set(ids), set())
+
+        await database.write(lock)
+        assert [lease.held.job_id for lease in await impatient.recovery.expired(10)] == [ids[1]]
+
     async def test_a_full_pool_is_given_up_in_time(self, impatient: Store) -> None:
         sleep = sa.text("SELECT pg_sleep(0.4)")
         many = [impatient.database.read(lambda c: c.execute(sleep)) for _ in range(9)]

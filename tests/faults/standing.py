@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,12 @@ class Standing:
 
     async def all_say(self, dependency: str, status: str, within: float = 15.0) -> None:
         await asyncio.gather(*(self.says(component, dependency, status, within) for component in COMPONENTS))
+
+
+def run_alone(work: Coroutine[Any, Any, None]) -> None:
+    """Run it to its end from a plain fixture: its thread may have a loop of pytest's."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, work).result()
 
 
 def keep_logs(standing: Standing, at: Path) -> None:

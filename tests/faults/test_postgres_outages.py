@@ -11,23 +11,26 @@ import json
 import time
 from collections.abc import AsyncIterator, Iterator
 
-import asyncpg
 import pytest
 
 from tests.conftest import _STARTING, _leave_out
+from tests.faults.database import OwnPostgres
 from tests.faults.kit import Servers, until
-from tests.faults.standing import Standing
-from tests.servers import PrivatePostgres, wait_for
+from tests.faults.standing import Standing, run_alone
+from tests.servers import wait_for
 
-CUT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND usename IS NOT NULL"
+# Slow ones run through the fault, and only so many that no backlog of them builds up.
+FEW_SLOW = {"good": 0.8, "flaky": 0.1, "held": 0.08, "slow": 0.02}
 
 
 @pytest.fixture(scope="module")
-def postgres(request: pytest.FixtureRequest) -> Iterator[PrivatePostgres]:
+def postgres(request: pytest.FixtureRequest) -> Iterator[OwnPostgres]:
     """Ours to harm; each test leaves it running."""
-    server = PrivatePostgres()
+    server = OwnPostgres()
     try:
-        yield server.start()
+        server.start()
+        run_alone(server.make_role())
+        yield server
     except _STARTING as error:
         _leave_out(request.config, "a PostgreSQL to be harmed", error)
     finally:
@@ -36,9 +39,9 @@ def postgres(request: pytest.FixtureRequest) -> Iterator[PrivatePostgres]:
 
 @pytest.fixture(scope="module")
 def fleet(
-    fault_servers: Servers, postgres: PrivatePostgres, tmp_path_factory: pytest.TempPathFactory
+    fault_servers: Servers, postgres: OwnPostgres, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Standing]:
-    room = fault_servers.room() | {"DATABASE_URL": postgres.url}
+    room = fault_servers.room() | {"DATABASE_URL": postgres.app_url}
     standing = Standing.start(tmp_path_factory.mktemp("postgres"), room, workers=2)
     try:
         yield standing
@@ -47,7 +50,7 @@ def fleet(
 
 
 @pytest.fixture
-async def standing(fleet: Standing, postgres: PrivatePostgres) -> AsyncIterator[Standing]:
+async def standing(fleet: Standing, postgres: OwnPostgres) -> AsyncIterator[Standing]:
     await fleet.all_say("database", "up")
     await fleet.forget()
     yield fleet
@@ -55,8 +58,8 @@ async def standing(fleet: Standing, postgres: PrivatePostgres) -> AsyncIterator[
     postgres.start()
 
 
-@pytest.mark.parametrize("strike", [PrivatePostgres.stop, PrivatePostgres.kill], ids=["stopped", "killed"])
-async def test_gone_and_back(standing: Standing, postgres: PrivatePostgres, strike: object) -> None:
+@pytest.mark.parametrize("strike", [OwnPostgres.stop, OwnPostgres.kill], ids=["stopped", "killed"])
+async def test_gone_and_back(standing: Standing, postgres: OwnPostgres, strike: object) -> None:
     async with standing.load() as load:
         await load.reach(200)
         await asyncio.to_thread(strike, postgres)  # type: ignore[arg-type]
@@ -74,22 +77,20 @@ async def test_gone_and_back(standing: Standing, postgres: PrivatePostgres, stri
     assert figures.reruns == 0
 
 
-async def test_all_connections_are_cut_again_and_again(standing: Standing) -> None:
+async def test_all_connections_are_cut_again_and_again(standing: Standing, postgres: OwnPostgres) -> None:
     async with standing.load() as load:
         for round_ in range(1, 6):
             await load.reach(150 * round_)
-            connection = await asyncpg.connect(standing.database_url)
-            await connection.execute(CUT)
-            await connection.close()
+            await postgres.cut()
         figures = await standing.verdict(load)
     print(f"{figures}")
     assert figures.reruns == 0
 
 
 @pytest.mark.parametrize("seconds", [1.2, 6.0], ids=["for a moment", "for longer than all timeouts"])
-async def test_frozen(standing: Standing, postgres: PrivatePostgres, seconds: float) -> None:
+async def test_frozen(standing: Standing, postgres: OwnPostgres, seconds: float) -> None:
     """Afterwards every lease looks expired, although their workers live."""
-    async with standing.load(payloads={"slow": {"seconds": 3.0}}) as load:
+    async with standing.load(mix=FEW_SLOW, payloads={"slow": {"seconds": 3.0}}) as load:
         await load.reach(300)
         postgres.pause()
         frozen_at = time.monotonic()
@@ -104,7 +105,7 @@ async def test_frozen(standing: Standing, postgres: PrivatePostgres, seconds: fl
 
 
 async def test_frozen_while_the_broker_delivers_again(
-    standing: Standing, fault_servers: Servers, postgres: PrivatePostgres
+    standing: Standing, fault_servers: Servers, postgres: OwnPostgres
 ) -> None:
     """Tokens of running jobs come again, and meet leases that ran out while nobody could renew them."""
     async with standing.load(mix={"slow": 1.0}, payloads={"slow": {"seconds": 9.0}}, rate=30) as load:
@@ -135,7 +136,7 @@ def redeliver(servers: Servers, standing: Standing) -> None:
 
 
 async def test_what_ran_when_it_went_is_recorded_when_it_is_back(
-    standing: Standing, postgres: PrivatePostgres
+    standing: Standing, postgres: OwnPostgres
 ) -> None:
     async with standing.load(mix={"slow": 1.0}, payloads={"slow": {"seconds": 1.0}}, rate=30) as load:
         await load.reach(40)
@@ -151,4 +152,65 @@ async def test_what_ran_when_it_went_is_recorded_when_it_is_back(
         starts = standing.tally().by_job()
     assert all(len(starts[job_id]) == 1 for job_id in started)
     print(f"{figures}")
+    assert figures.reruns == 0
+
+
+# -- it answers, and refuses ---------------------------------------------------------------------------------------
+
+
+async def test_transactions_that_cross_ours(standing: Standing, postgres: OwnPostgres) -> None:
+    query = "SELECT deadlocks FROM pg_stat_database WHERE datname = 'app'"
+    stop = asyncio.Event()
+    async with standing.load() as load:
+        others = [asyncio.create_task(postgres.cross(stop)) for _ in range(3)]
+        before = await postgres.value(query)
+        await load.reach(700)
+        stop.set()
+        await asyncio.gather(*others)
+        figures = await standing.verdict(load)
+    await until(lambda: deadlocks(postgres, query, before), 10, "there were deadlocks")
+    print(f"{figures}")
+    assert figures.reruns == 0
+
+
+async def deadlocks(postgres: OwnPostgres, query: str, before: int) -> bool:
+    return bool(await postgres.value(query) > before)
+
+
+@pytest.mark.parametrize("what", ["one running row", "the whole table"])
+async def test_locked_for_longer_than_all_timeouts(
+    standing: Standing, postgres: OwnPostgres, what: str
+) -> None:
+    """An operator's forgotten transaction. Nobody can renew what is locked, and everybody else sees it."""
+    async with standing.load(mix=FEW_SLOW, payloads={"slow": {"seconds": 3.0}}) as load:
+        await load.reach(300)
+        async with postgres.session() as other:
+            if what == "one running row":
+                query = "SELECT job_id FROM jobs WHERE state = 'RUNNING' AND job_type LIKE '%slow' LIMIT 1 FOR UPDATE"
+                assert await other.fetchval(query)
+            else:
+                await other.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
+            await asyncio.sleep(6)
+        await load.reach(len(load.accepted) + 200)
+        figures = await standing.verdict(load)
+    print(f"{what}: {figures}")
+    assert figures.reruns == 0
+
+
+@pytest.mark.parametrize("how", ["read_only", "no_connections", "full_disk"])
+async def test_it_refuses(standing: Standing, postgres: OwnPostgres, how: str) -> None:
+    async with standing.load(mix=FEW_SLOW, payloads={"slow": {"seconds": 2.0}}) as load:
+        await load.reach(200)
+        async with getattr(postgres, how)():
+            refused = load.refusals.codes["UNAVAILABLE"]
+            await until(lambda: load.refusals.codes["UNAVAILABLE"] > refused, 15, "submits are refused")
+            await standing.says("jobapi", "database", "down")
+            assert (await standing.health("jobapi"))[0] == 503
+            before = len(load.accepted)
+            await asyncio.sleep(2.5)  # longer than the lease
+            assert len(load.accepted) <= before + 10
+        await load.reach(before + 200)
+        figures = await standing.verdict(load)
+    print(f"{how}: {figures}")
+    assert figures.refusals.keys() == {"UNAVAILABLE"}
     assert figures.reruns == 0

@@ -121,7 +121,8 @@ async def test_nobodys_rows_are_published_in_order(room: Room) -> None:
 
 async def test_nobodys_rows_wait_for_their_time(small: Room) -> None:
     await small.listen()
-    await small.insert(age=-MINUTE)
+    (job_id,) = await small.insert()
+    await small.change(job_id, due_at=await small.world.database.now() + MINUTE)
     await small.overdue.publish_nobodys()
     await asyncio.sleep(0.05)
     assert small.tokens == []

@@ -199,16 +199,72 @@ async def test_alone_the_whole_port_is_served(monkeypatch: pytest.MonkeyPatch) -
     await store.close()
 
 
-class NoLedger:
+async def test_what_opened_alone_stays_open_when_the_shared_store_is_back() -> None:
+    shared = Shaky()
+    store = FallbackStore(shared, MemoryBreakerStore)
+    breakers = breakers_over(store)
+    breakers.of("email")
+    await breakers._poll()
+    shared.away = True
+    seen = []
+    breakers._changed = lambda name, record: seen.append(record.state)
+    await breakers.open_until("email", timedelta(minutes=1), 0)
+    assert store.alone
+    shared.away, store._retry_at = False, 0.0
+    for _ in range(3):
+        await breakers._poll()
+    assert not store.alone
+    assert seen == [OPEN]
+    assert (await shared.read(["email"]))["email"].state is OPEN
+
+
+async def test_a_later_word_of_the_shared_store_stands() -> None:
+    shared = Shaky()
+    store = FallbackStore(shared, MemoryBreakerStore)
+    breakers = breakers_over(store)
+    breakers.of("email")
+    await breakers._poll()
+    shared.away = True
+    await breakers.open_until("email", timedelta(minutes=1), 0)
+    later = breakers.of("email").generation + 10_000
+    assert await shared.swap("email", 0, BreakerRecord("email", CLOSED, later))
+    shared.away, store._retry_at = False, 0.0
+    await breakers._poll()
+    assert breakers.of("email").record.generation == later
+
+
+@pytest.mark.parametrize("away", [True, False], ids=["Redis away", "Redis wiped"])
+async def test_a_type_never_heard_of_is_looked_up_in_the_ledger(away: bool) -> None:
+    """A worker that starts now must not run what the fleet holds."""
+    shared = Shaky()
+    shared.away = away
+    opened = open_by_hand(BreakerRecord("email"), 1, None, "ops", "a test")
+    ledger = Ledger({"email": opened})
+    breakers = breakers_over(FallbackStore(shared, MemoryBreakerStore), ledger)
+    for name in ("email", "sms"):
+        breakers.of(name)
+    for _ in range(3):
+        await breakers.refresh(["email", "sms"])
+    assert not breakers.of("email").admits
+    assert breakers.of("sms").admits
+    assert ledger.asked == 1
+
+
+class Ledger:
+    def __init__(self, latest: dict[str, BreakerRecord] | None = None) -> None:
+        self.asked = 0
+        self._latest = latest or {}
+
     async def record(self, record: BreakerRecord) -> int:
         return 0
 
     async def latest(self) -> dict[str, BreakerRecord]:
-        return {}
+        self.asked += 1
+        return self._latest
 
 
-def breakers_over(store: FallbackStore) -> Breakers:
-    return Breakers(store, NoLedger(), BreakerPolicy(), "me", lambda name, record: None)
+def breakers_over(store: FallbackStore, ledger: Ledger | None = None) -> Breakers:
+    return Breakers(store, ledger or Ledger(), BreakerPolicy(), "me", lambda name, record: None)
 
 
 async def test_the_shared_stores_word_counts_again_although_the_counters_meet_by_chance() -> None:

@@ -66,24 +66,6 @@ def test_production_names_the_urls_that_are_missing_and_what_it_refuses(tmp_path
     ]
 
 
-@pytest.mark.parametrize(("insecure", "expected"), [({}, 2), ({"ALLOW_INSECURE": "1"}, 1)])
-def test_production_without_authentication_stays_on_loopback_unless_told(
-    tmp_path: Path, insecure: dict[str, str], expected: int
-) -> None:
-    nowhere = {name: f"{scheme}://127.0.0.1:1/x" for name, scheme in _URLS.items()}
-    with socket.socket() as taken:  # ends the start that is allowed
-        taken.bind(("0.0.0.0", 0))
-        taken.listen()
-        port = str(taken.getsockname()[1])
-        production = {"SELFHEAL_ENV": "production", "BIND": "0.0.0.0", "CONTROLPLANE_GRPC_PORT": port}
-        code, lines = refused(tmp_path, "controlplane", **nowhere, **production, **insecure)
-    assert code == expected
-    assert ("BIND=0.0.0.0" in " ".join(lines)) == (expected == 2)
-
-
-_URLS = {"DATABASE_URL": "postgresql", "RABBITMQ_URL": "amqp", "REDIS_URL": "redis"}
-
-
 @pytest.mark.parametrize("name", ["JOBAPI_HTTP", "WORKER_GRPC"])
 def test_a_taken_port_ends_the_start_with_a_message(tmp_path: Path, name: str) -> None:
     fleet = Fleet(tmp_path, {}, "port", dev=True)

@@ -38,3 +38,21 @@ def test_a_host_clock_that_jumps_changes_nothing(
     clock.adjust(7_000, clock.monotonic())
     monkeypatch.setattr(time, "time", lambda: 0.0)
     assert clock.now() == 7_000
+
+
+def test_an_answer_that_was_long_in_coming_says_little(monotonic: list[float]) -> None:
+    """A database that was frozen reads its clock when it wakes, not half-way."""
+    clock = DatabaseClock()
+    clock.adjust(7_000, clock.monotonic())
+    asked = clock.monotonic()
+    monotonic[0] += 8
+    clock.adjust(15_000, asked)
+    assert clock.now() == 15_000
+
+
+def test_of_the_first_answer_any_is_better_than_the_hosts_clock(monotonic: list[float]) -> None:
+    clock = DatabaseClock()
+    asked = clock.monotonic()
+    monotonic[0] += 4
+    clock.adjust(5_000_000, asked)
+    assert clock.now() == 5_002_000

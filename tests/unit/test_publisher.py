@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from jobkit.adapters.embedded.dispatcher import EmbeddedDispatcher
-from jobkit.domain.errors import store_unavailable
+from jobkit.domain.errors import Unavailable, store_unavailable
 from jobkit.domain.job import Token
 from jobkit.host.world import new_id
 from jobkit.ports import Dispatch
@@ -274,3 +274,22 @@ async def test_whoever_still_answers_for_a_row_does_not_say_good_bye(
     publisher.expect([new_id()])
     await publisher.stop()
     assert sessions.left == []
+
+
+async def test_a_database_that_takes_no_writes_is_told_apart(
+    publisher: Publisher, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = [100.0]
+    monkeypatch.setattr(DatabaseClock, "monotonic", staticmethod(lambda: at[0]))
+    await publisher.beat()
+    sessions.away = True
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await publisher.beat()
+        publisher.check_writes()  # one failure is no outage
+        at[0] += 1.5
+    with pytest.raises(ConnectionError, match="takes no writes"):
+        publisher.check_writes()
+    sessions.away = False
+    await publisher.beat()
+    publisher.check_writes()

@@ -60,6 +60,7 @@ class Work:
         self.running: list[ClaimedJob] = []
         self.order: list[ClaimedJob] = []
         self.most = 0
+        self.reserved: list[bool] = []
         self.gate = asyncio.Event()
         self.started = asyncio.Event()
 
@@ -75,7 +76,7 @@ class Work:
 
 
 def suspects(work: Work, rows: Any, *, patience: float = 10) -> Suspects:
-    return Suspects(work.run, rows, max_losses=3, patience=patience)
+    return Suspects(work.run, rows, max_losses=3, patience=patience, reserve=work.reserved.append)
 
 
 async def test_ordinary_jobs_run_side_by_side_and_touch_no_row() -> None:
@@ -177,7 +178,7 @@ async def test_three_losses_alone_convict() -> None:
 
 
 async def test_solitude_is_free_again_after_a_failure() -> None:
-    solitude = Solitude()
+    solitude = Solitude(lambda _: None)
     try:
         async with solitude.alone(1) as empty:
             assert empty
