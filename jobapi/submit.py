@@ -21,7 +21,7 @@ from jobkit.runtime.tracing import Tracing
 
 # Accepted from callers and not yet handed to the database: while that is slow, memory stays bounded.
 MAX_WAITING = 20_000
-MAX_WAITING_BYTES = 64 << 20
+MAX_WAITING_BYTES = 32 << 20
 RETRY_AFTER = timedelta(seconds=1)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections import deque
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,6 +27,10 @@ _log = logging.getLogger(__name__)
 
 TURN_SECONDS = 0.25
 UNCONSUMED_SECONDS = 5.0
+# A lane that hears nothing for so long opens another channel. A quorum queue that is deleted and at once declared
+# again, by whoever publishes next, may keep a consumer that the broker sends to and that receives nothing (seen
+# on RabbitMQ 3.10): neither side would ever notice.
+SILENT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,8 @@ class TypeLane:
         self._draining = False
         self._probing = False
         self._consumed_at = asyncio.get_running_loop().time()
+        # Not all lanes at once.
+        self._heard_at = self._consumed_at - random.uniform(0, SILENT_SECONDS / 2)  # noqa: S311
 
     @property
     def in_hand(self) -> int:
@@ -128,6 +135,7 @@ class TypeLane:
     async def _turn(self, lane: Lane) -> None:
         now = asyncio.get_running_loop().time()
         await self._let_go(now)
+        await self._renew_silent(lane, now)
         self._limit = self._ramp.limit(now) if self._breaker.admits else self._slots.per_type
         wanted = max(self._limit - self._tokenless(), 0) if self._breaker.admits else 0
         if lane.consuming or not wanted:
@@ -142,6 +150,11 @@ class TypeLane:
             self._pump()
         elif not self._probing:
             await self._probe(lane)
+
+    async def _renew_silent(self, lane: Lane, now: float) -> None:
+        if now - self._heard_at > SILENT_SECONDS and not self._tasks and not self._inbox:
+            self._heard_at = now
+            await lane.close()
 
     async def _pause(self, lane: Lane) -> None:
         if self._prefetch:
@@ -176,7 +189,8 @@ class TypeLane:
 
     def _receive(self, delivery: Delivery) -> None:
         if self._lane is not None:
-            self._inbox.append(Hand(self._lane, delivery, asyncio.get_running_loop().time()))
+            self._heard_at = asyncio.get_running_loop().time()
+            self._inbox.append(Hand(self._lane, delivery, self._heard_at))
             self._pump()
 
     def _pump(self) -> None:

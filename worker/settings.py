@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field
 
 from jobkit.domain.breaker import BreakerPolicy
 from jobkit.domain.retry import RetryPolicy
@@ -66,15 +67,17 @@ class WorkerSettings(Settings):
     webhook_secret: str | None = Field(None, alias="WEBHOOK_SECRET", repr=False)
     webhook_allow: Names = Field((), alias="WEBHOOK_ALLOW")
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def contradictions(self) -> Iterator[tuple[set[str], str]]:
+        yield from super().contradictions()
         if self.simulate and self.env == "production":
-            raise ValueError("SIMULATE: production runs real handlers only")
+            yield {"SELFHEAL_ENV", "SIMULATE"}, "SIMULATE: production runs real handlers only"
         if self.max_cooldown < self.cooldown:
-            raise ValueError("MAX_COOLDOWN: must not be below COOLDOWN_PERIOD")
+            yield {"MAX_COOLDOWN", "COOLDOWN_PERIOD"}, "MAX_COOLDOWN: must not be below COOLDOWN_PERIOD"
         if self.max_retry_delay_ms < self.retry_delay_ms:
-            raise ValueError("MAX_RETRY_DELAY_MS: must not be below RETRY_DELAY_MS")
-        return self
+            yield (
+                {"MAX_RETRY_DELAY_MS", "RETRY_DELAY_MS"},
+                "MAX_RETRY_DELAY_MS: must not be below RETRY_DELAY_MS",
+            )
 
     @property
     def breaker_policy(self) -> BreakerPolicy:

@@ -18,9 +18,9 @@ class Solitude:
     """Ordinary runs share the process; a suspect waits until it is empty, and keeps it empty while it runs.
 
     `reserve(True)` asks that nothing new be claimed, `reserve(False)` that claiming go on. So the process gets empty
-    while a suspect waits, and a crash of the suspect takes nobody with it. Suspects that were claimed together run one
-    after the other, for the one price of emptying the process; those that are not claimed yet wait for ordinary jobs
-    to have had their turn.
+    while a suspect waits, and a crash of the suspect takes nobody with it. Suspects that were claimed together run
+    one after the other, for the one price of emptying the process. After that ordinary jobs go on for as long as they
+    were kept from it, and suspects of that time gather for the next session: they cost at most half of the time.
     """
 
     def __init__(self, reserve: Callable[[bool], None]) -> None:
@@ -28,6 +28,8 @@ class Solitude:
         self._sharing = 0
         self._kept_waiting = 0
         self._suspects = 0
+        self._reserved_at: float | None = None
+        self._rest_until = 0.0
         self._alone = False
         self._turn = asyncio.Lock()
         self._changed = asyncio.Condition()
@@ -59,10 +61,8 @@ class Solitude:
         """Around a suspect's run. False when its turn did not come, or the process did not get empty, within
         `patience` seconds: then the job is not to be run here and now."""
         self._suspects += 1
-        if self._suspects == 1:
-            self._reserve(True)
+        end = _now() + patience
         try:
-            end = asyncio.get_running_loop().time() + patience
             if not await self._take_turn(end):
                 yield False
                 return
@@ -75,7 +75,7 @@ class Solitude:
         finally:
             self._suspects -= 1
             if not self._suspects:
-                self._reserve(False)
+                self._end_session()
 
     async def _take_turn(self, end: float) -> bool:
         try:
@@ -87,13 +87,31 @@ class Solitude:
 
     async def _emptied(self, end: float) -> bool:
         try:
-            async with asyncio.timeout_at(end), self._changed:
-                await self._changed.wait_for(lambda: not self._sharing and not self._kept_waiting)
+            async with asyncio.timeout_at(end):
+                await self._begin_session()
+                async with self._changed:
+                    await self._changed.wait_for(lambda: not self._sharing and not self._kept_waiting)
         except TimeoutError:
             return False
         self._alone = True
         return True
 
+    async def _begin_session(self) -> None:
+        if self._reserved_at is None:
+            await asyncio.sleep(self._rest_until - _now())
+            self._reserved_at = _now()
+            self._reserve(True)
+
+    def _end_session(self) -> None:
+        if self._reserved_at is not None:
+            self._rest_until = _now() + (_now() - self._reserved_at)
+            self._reserved_at = None
+            self._reserve(False)
+
     async def _tell(self) -> None:
         async with self._changed:
             self._changed.notify_all()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

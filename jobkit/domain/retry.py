@@ -14,8 +14,9 @@ LADDER = (
     60000,
 )  # fmt: skip
 
-# How long a suspect waits before the next process may try to run it alone.
-POSTPONED = timedelta(seconds=2)
+# How long a suspect that could not be alone waits before the next try, ± 50 %: long enough for a process that starts
+# nothing while it waits to get empty to get something done in between.
+POSTPONED = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)

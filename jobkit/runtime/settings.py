@@ -6,11 +6,12 @@ docs/configuration.md. Times are seconds unless the name says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 S = TypeVar("S", bound="Settings")
 
@@ -32,6 +33,23 @@ def _strict_bool(value: object) -> object:
 Flag = Annotated[bool, BeforeValidator(_strict_bool)]
 
 
+def _url(*schemes: str) -> AfterValidator:
+    """An URL that begins with one of `schemes`; what lies behind it is found out by connecting."""
+    said = " or ".join(f"{scheme}://" for scheme in schemes)
+
+    def check(value: str) -> str:
+        scheme, _, rest = value.partition("://")
+        if scheme.partition("+")[0] not in schemes or not rest:
+            raise ValueError(f"must be an URL that begins with {said}")
+        try:
+            urlsplit(value).port  # noqa: B018 - raises for what is no port
+        except ValueError:
+            raise ValueError("has a port that is no number from 0 to 65535") from None
+        return value
+
+    return AfterValidator(check)
+
+
 class BadSettings(Exception):
     """Some variables have bad values; `problems` has one sentence each."""
 
@@ -46,24 +64,24 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
     env: Literal["development", "production"] = Field("development", alias="SELFHEAL_ENV")
-    database_url: str | None = Field(None, alias="DATABASE_URL")
+    database_url: Annotated[str, _url("postgresql", "postgres", "sqlite")] | None = Field(None, alias="DATABASE_URL")
     database_timeout: Seconds = Field(10, alias="DATABASE_TIMEOUT")
-    rabbitmq_url: str | None = Field(None, alias="RABBITMQ_URL")
-    redis_url: str | None = Field(None, alias="REDIS_URL")
+    rabbitmq_url: Annotated[str, _url("amqp", "amqps")] | None = Field(None, alias="RABBITMQ_URL")
+    redis_url: Annotated[str, _url("redis", "rediss", "unix")] | None = Field(None, alias="REDIS_URL")
     namespace: str = Field("selfheal", alias="SELFHEAL_NAMESPACE", pattern=r"^[A-Za-z0-9._-]{1,64}$")
     bind: str = Field("127.0.0.1", alias="BIND")
     allow_insecure: Flag = Field(False, alias="ALLOW_INSECURE")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", alias="LOG_LEVEL")
     log_format: Literal["console", "json"] = Field("console", alias="LOG_FORMAT")
 
-    @model_validator(mode="after")
-    def _no_open_door(self) -> Self:
+    def contradictions(self) -> Iterator[tuple[set[str], str]]:
+        """Values that are right by themselves and wrong together: the variables, and a sentence."""
         if self.env == "production" and not self.allow_insecure and not _is_loopback(self.bind):
-            raise ValueError(
+            yield (
+                {"SELFHEAL_ENV", "BIND", "ALLOW_INSECURE"},
                 f"BIND={self.bind}: this release has no authentication, so production listens on loopback only, "
-                "unless ALLOW_INSECURE=1 says that the network is trusted"
+                "unless ALLOW_INSECURE=1 says that the network is trusted",
             )
-        return self
 
 
 DEVELOPMENT_URLS = {
@@ -83,10 +101,15 @@ def load(kind: type[S], environ: Mapping[str, str], *, embedded: bool = False) -
             values = {**DEVELOPMENT_URLS, **values}
         problems += [f"{name} is missing" for name in URLS if name not in values]
     known = {field.alias for field in kind.model_fields.values()}
+    given = {name: value for name, value in values.items() if name in known}
+    bad: set[str] = set()
     try:
-        settings = kind.model_validate({k: v for k, v in values.items() if k in known})
+        settings = kind.model_validate(given)
     except ValidationError as error:
         problems += [_sentence(problem) for problem in error.errors()]
+        bad = {str(problem["loc"][0]) for problem in error.errors()}
+        settings = kind.model_validate({name: value for name, value in given.items() if name not in bad})
+    problems += [sentence for names, sentence in settings.contradictions() if not names & bad]
     if problems:
         raise BadSettings(problems)
     return settings
@@ -94,10 +117,8 @@ def load(kind: type[S], environ: Mapping[str, str], *, embedded: bool = False) -
 
 def _sentence(problem: Any) -> str:
     """Names the variable and what is wrong, and shows no secret: URLs may hold passwords."""
-    name = ".".join(str(part) for part in problem["loc"])
+    name = str(problem["loc"][0])
     message = str(problem["msg"]).removeprefix("Value error, ")
-    if not name:
-        return message
     shown = "" if "URL" in name or "PASS" in name or "SECRET" in name else f"={problem['input']}"
     return f"{name}{shown}: {message}"
 

@@ -11,7 +11,6 @@ import pytest
 from tests.conftest import _STARTING, _leave_out
 from tests.faults.broker import Vhost
 from tests.faults.kit import Servers, make_fleet, running_servers
-from tests.servers import PrivateRabbit
 from tests.system.fleet import Fleet
 
 _FIXTURES = {"fault_servers", "own_servers"}
@@ -27,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def fault_servers(request: pytest.FixtureRequest) -> Iterator[Servers]:
-    """Never stopped or wiped by a test: for those that harm components."""
+    """Never wiped by a test, and stopped by none while another needs them."""
     try:
         with running_servers() as servers:
             yield servers
@@ -56,27 +55,15 @@ def faulty(fault_servers: Servers, tmp_path: Path) -> Iterator[Fleet]:
 
 
 @pytest.fixture(scope="session")
-def rabbit(request: pytest.FixtureRequest) -> Iterator[PrivateRabbit]:
-    """A node that tests may stop, kill and alarm, as long as they leave it running and calm."""
-    server = PrivateRabbit()
-    try:
-        yield server.start()
-    except _STARTING as error:
-        _leave_out(request.config, "a RabbitMQ to be harmed", error)
-    finally:
-        server.remove()
+def battered_vhost(fault_servers: Servers) -> Vhost:
+    return Vhost(fault_servers.rabbit)
 
 
 @pytest.fixture
-def vhost(battered_vhost: Vhost) -> Vhost:
-    """That of `battered`, on a node that runs."""
+def vhost(battered_vhost: Vhost) -> Iterator[Vhost]:
+    """That of `battered`, to be harmed; a test that stops the node, or alarms it, leaves it running and calm."""
+    yield battered_vhost
     battered_vhost.rabbit.start()
-    return battered_vhost
-
-
-@pytest.fixture(scope="session")
-def battered_vhost(rabbit: PrivateRabbit) -> Vhost:
-    return Vhost(rabbit)
 
 
 @pytest.fixture(scope="session")

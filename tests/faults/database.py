@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from tests.servers import PrivatePostgres
+from tests.servers import PrivatePostgres, demotion
 
 ROLE = "app"
 BALLAST = "CREATE TABLE ballast TABLESPACE tiny AS SELECT repeat('x', 8000) AS x FROM generate_series(1, 100)"
@@ -114,7 +114,9 @@ class OwnPostgres(PrivatePostgres):
     def _mount(self) -> str | None:
         path = self.directory / "tiny"
         path.mkdir(exist_ok=True)
-        command = ["mount", "-t", "tmpfs", "-o", "size=8m,mode=0777", "tmpfs", str(path)]
+        owner = demotion()
+        options = f"size=8m,mode=0700,uid={owner.get('user', 0)},gid={owner.get('group', 0)}"
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)]
         if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
             return None
         return str(path)

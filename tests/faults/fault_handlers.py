@@ -120,6 +120,15 @@ async def leaky(job: JobContext) -> dict[str, Any]:
         return {}
 
 
+@job_handler(f"{PREFIX}.sick", max_attempts=50)
+async def sick(job: JobContext) -> dict[str, Any]:
+    """Fails with one code, and so opens its breaker, for as long as the file `while` exists."""
+    with counted(job):
+        if os.path.exists(job.payload["while"]):
+            raise TransientError("SICK", "as asked for")
+        return {}
+
+
 @job_handler(f"{PREFIX}.poison")
 async def poison(job: JobContext) -> dict[str, Any]:
     """Kills its process in its first `times` deliveries (for ever unless told)."""

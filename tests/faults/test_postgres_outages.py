@@ -190,7 +190,7 @@ async def test_locked_for_longer_than_all_timeouts(
                 assert await other.fetchval(query)
             else:
                 await other.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
-            await asyncio.sleep(6)
+            await asyncio.sleep(5)
         await load.reach(len(load.accepted) + 200)
         figures = await standing.verdict(load)
     print(f"{what}: {figures}")

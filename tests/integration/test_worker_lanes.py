@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
 
@@ -26,6 +27,12 @@ async def reaches_state(app: WorkerApp, job_type: str, state: BreakerState, pati
         return breaker(app, job_type)
 
     await eventually(read, lambda found: found is state, patience)
+
+
+def in_order(found: list[UUID], expected: list[UUID]) -> bool:
+    """As far as sixteen have an order that start at once, in two batches of claims."""
+    places = {job_id: n for n, job_id in enumerate(expected)}
+    return set(found) == set(expected) and all(abs(places[i] - n) < 16 for n, i in enumerate(found))
 
 
 async def trip(stage: Stage, trade: Trade, app: WorkerApp, code: str = "API_TIMEOUT") -> None:
@@ -87,7 +94,7 @@ async def test_a_lane_runs_its_concurrency_at_once_and_prefetches_no_more(place:
         go.set()
         await stage.all_reach(ids, JobState.SUCCEEDED)
     assert email.most == 16
-    assert email.ids == ids  # in order
+    assert in_order(email.ids, ids)
 
 
 async def test_a_retry_goes_through_the_ladder(place: Place) -> None:
@@ -154,10 +161,8 @@ async def test_what_was_prefetched_when_it_opened_goes_back_in_order_and_unburne
         began = len(email.begun)
         await stage.post(plane, f"/breakers/{email.job_type}/reset")
         await stage.all_reach(ids, JobState.SUCCEEDED, patience=20)
-    place_of = {job.job_id: n for n, job in enumerate(untouched)}
-    places = [place_of[job_id] for job_id in email.ids[began:] if job_id in place_of]
-    # In order, as far as sixteen that start at once have one.
-    assert all(abs(found - n) < 16 for n, found in enumerate(places))
+    fresh = [job.job_id for job in untouched]
+    assert in_order([job_id for job_id in email.ids[began:] if job_id in fresh], fresh)
 
 
 async def test_after_it_closes_a_lane_starts_small(embedded: Place) -> None:

@@ -15,6 +15,7 @@ from jobkit.domain.errors import store_unavailable
 from jobkit.domain.job import JobState
 from jobkit.handling import JobContext
 from tests.integration.stage import Place, Stage, Trade, eventually
+from worker import lane
 from worker.app import WorkerApp
 from worker.claimer import TRIES
 
@@ -91,7 +92,11 @@ async def test_a_claim_that_fails_puts_its_token_back(
     assert (job.attempts, job.deliveries) == (1, 1)
 
 
-async def test_a_lane_recovers_when_its_queue_is_deleted(real: Place) -> None:
+async def test_a_lane_recovers_when_its_queue_is_deleted(
+    real: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where whoever publishes next declares it at once, and the broker keeps the dead consumer."""
+    monkeypatch.setattr(lane, "SILENT_SECONDS", 1.0)
     email = Trade(real.type("email"))
     async with Stage(real) as stage:
         await stage.jobapi()
@@ -111,8 +116,8 @@ async def test_a_lane_whose_channel_closes_comes_back_by_itself(real: Place) -> 
         await stage.jobapi()
         app = await stage.worker(email)
         await stage.reaches(await stage.submit(email.job_type), JobState.SUCCEEDED)
-        lane = app.organs.lanes._lanes[email.job_type]._lane
-        await lane._session.channel.close()  # type: ignore[union-attr]
+        found = app.organs.lanes._lanes[email.job_type]._lane
+        await found._session.channel.close()  # type: ignore[union-attr]
         await stage.reaches(await stage.submit(email.job_type), JobState.SUCCEEDED)
 
 

@@ -88,19 +88,54 @@ def test_every_bad_value_is_told_at_once() -> None:
     assert len(problems(WorkerSettings, bad)) == len(bad) + 1  # and the missing DATABASE_URL
 
 
-@pytest.mark.parametrize(
-    ("environ", "said"),
-    [
-        ({"COOLDOWN_PERIOD": "60", "MAX_COOLDOWN": "10"}, "MAX_COOLDOWN: must not be below COOLDOWN_PERIOD"),
-        (
-            {"RETRY_DELAY_MS": "5000", "MAX_RETRY_DELAY_MS": "10"},
-            "MAX_RETRY_DELAY_MS: must not be below RETRY_DELAY_MS",
-        ),
-        ({**PRODUCTION, "SIMULATE": "1"}, "SIMULATE: production runs real handlers only"),
-    ],
-)
+CONTRADICTIONS = [
+    ({"COOLDOWN_PERIOD": "60", "MAX_COOLDOWN": "10"}, "MAX_COOLDOWN: must not be below COOLDOWN_PERIOD"),
+    (
+        {"RETRY_DELAY_MS": "50", "MAX_RETRY_DELAY_MS": "10"},
+        "MAX_RETRY_DELAY_MS: must not be below RETRY_DELAY_MS",
+    ),
+    ({**PRODUCTION, "SIMULATE": "1"}, "SIMULATE: production runs real handlers only"),
+]
+
+
+@pytest.mark.parametrize(("environ", "said"), CONTRADICTIONS)
 def test_values_that_contradict_each_other_are_refused(environ: dict[str, str], said: str) -> None:
     assert problems(WorkerSettings, {**DATABASE, **environ}) == [said]
+
+
+def test_contradictions_are_told_together_and_beside_bad_values() -> None:
+    environ = {name: value for one, _ in CONTRADICTIONS for name, value in one.items()}
+    found = problems(WorkerSettings, {**environ, "BIND": "0.0.0.0", "FAILURE_RATE": "2"})
+    assert {said for _, said in CONTRADICTIONS} < set(found)
+    assert [problem.partition(":")[0] for problem in found[:2]] == ["FAILURE_RATE=2", "BIND=0.0.0.0"]
+    assert len(found) == 5
+
+
+def test_a_value_that_is_bad_by_itself_contradicts_nothing() -> None:
+    (problem,) = problems(WorkerSettings, {**DATABASE, "MAX_COOLDOWN": "10", "COOLDOWN_PERIOD": "x"})
+    assert problem.startswith("COOLDOWN_PERIOD=x: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "nonsense"), ("DATABASE_URL", "mysql://h/x"), ("DATABASE_URL", "postgresql://h:port/x"),
+        ("DATABASE_URL", "sqlite://"), ("RABBITMQ_URL", "http://h"), ("RABBITMQ_URL", "amqp://u:hunter2@h:99999"),
+        ("REDIS_URL", "nonsense"), ("REDIS_URL", "redis://u:hunter2@h:port"),
+    ],
+)  # fmt: skip
+def test_an_url_that_cannot_be_one_is_named_and_not_shown(name: str, value: str) -> None:
+    (problem,) = problems(WorkerSettings, {**DATABASE, name: value})
+    assert problem.startswith(f"{name}: ")
+    assert "hunter2" not in problem
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://h/x", "postgresql+asyncpg://u:p@h:1/x?ssl=true", "sqlite:///x.db", "sqlite:////abs/x.db"],
+)
+def test_database_urls_may_name_their_driver(url: str) -> None:
+    assert load(WorkerSettings, {"DATABASE_URL": url}).database_url == url
 
 
 @pytest.mark.parametrize("bind", ["0.0.0.0", "::", "10.0.0.1", "example.com"])

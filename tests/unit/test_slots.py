@@ -56,3 +56,11 @@ def test_whatever_runs_every_type_finds_a_slot(steps: list[tuple[int, bool]]) ->
         assert slots.total == sum(slots.used(f"type-{n}") for n in range(6))
         assert all(slots.used(f"type-{n}") <= 4 for n in range(6))
         assert slots.admits("newcomer")
+
+
+def test_a_reserved_process_starts_nothing_not_even_a_types_first() -> None:
+    slots = Slots(per_type=4, in_all=12)
+    slots.reserve(True)
+    assert fill(slots, "a") == 0
+    slots.reserve(False)
+    assert fill(slots, "a") == 4

@@ -98,14 +98,28 @@ async def test_a_suspect_waits_for_the_process_to_get_empty_and_keeps_it_empty()
     await work.started.wait()
     second = asyncio.create_task(court.run(suspect))
     await asyncio.sleep(0)
-    third = asyncio.create_task(court.run(after))
+    assert work.reserved == [True]
+    under_way = asyncio.create_task(court.run(after))
     await asyncio.sleep(0.01)
-    assert work.order == [before]
+    assert work.order == [before, after]
     assert rows.marked == []
     work.gate.set()
-    assert await asyncio.gather(first, second, third) == [Succeeded()] * 3
-    assert work.order == [before, suspect, after]
+    assert list(await asyncio.gather(first, second, under_way)) == [Succeeded()] * 3
+    assert work.order == [before, after, suspect]
     assert rows.marked == [Held(suspect.job_id, suspect.delivery)]
+    assert work.reserved == [True, False]
+
+
+async def test_what_was_being_claimed_when_a_suspect_starts_waits_for_its_end() -> None:
+    work, rows = Work(), Rows()
+    court = suspects(work, rows)
+    suspect = asyncio.create_task(court.run(a_job(2)))
+    await work.started.wait()
+    late = asyncio.create_task(court.run(a_job()))
+    await asyncio.sleep(0.01)
+    assert len(work.running) == 1
+    work.gate.set()
+    assert list(await asyncio.gather(suspect, late)) == [Succeeded()] * 2
     assert work.most == 1
 
 
@@ -175,6 +189,23 @@ async def test_three_losses_alone_convict() -> None:
     await work.started.wait()
     work.gate.set()
     assert await many_as_a_bystander == Succeeded()
+
+
+async def test_ordinary_jobs_get_as_much_time_as_they_were_kept_from() -> None:
+    told: list[tuple[bool, float]] = []
+    now = asyncio.get_running_loop().time
+    solitude = Solitude(lambda reserved: told.append((reserved, now())))
+
+    async def suspect(seconds: float) -> None:
+        async with solitude.alone(10) as empty:
+            assert empty
+            await asyncio.sleep(seconds)
+
+    await suspect(0.1)
+    await asyncio.gather(suspect(0.01), suspect(0.01))
+    assert [reserved for reserved, _ in told] == [True, False, True, False]
+    began, ended, again, _ = (at for _, at in told)
+    assert again - ended >= ended - began >= 0.1
 
 
 async def test_solitude_is_free_again_after_a_failure() -> None:
