@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -21,6 +22,7 @@ from jobapi.submit import Submitter
 from jobapi.types import REFRESH_SECONDS, Types
 from jobapi.waiting import Waiters
 from jobkit import __version__
+from jobkit.domain.errors import Unavailable
 from jobkit.host.front import Front
 from jobkit.host.process import Component
 from jobkit.host.world import World, new_id
@@ -30,6 +32,7 @@ from jobkit.runtime.lifecycle import Loops
 from jobkit.runtime.publisher import BEAT_SECONDS, Publisher
 
 SERVICE = "selfheal.jobs.v1.JobService"
+FIRST_BEAT_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,10 @@ async def build(settings: JobApiSettings, world: World) -> AsyncIterator[JobApiA
 
         stack.push_async_callback(publisher.stop)
         stack.push_async_callback(loops.stop)
+        # The first job must not be dated by this host's clock, unless the database is away anyhow.
+        with suppress(Unavailable, TimeoutError):
+            async with asyncio.timeout(FIRST_BEAT_SECONDS):
+                await publisher.beat()
         loops.every(BEAT_SECONDS, "beat", publisher.beat, max_backoff=BEAT_SECONDS)
         loops.every(REFRESH_SECONDS, "types", types.refresh)
         loops.every(BACKLOG_SECONDS, "backlog", backlog.refresh)

@@ -63,19 +63,25 @@ class Organs:
             self.fallback, world.ledger, settings.breaker_policy, self.worker_id, self._moved
         )
         self.claimer = Claimer(world.work, self.worker_id, lease, new_id)
-        runner = Runner(
+        runner = self._runner(settings, handlers)
+        self.slots = Slots(settings.concurrency, settings.max_concurrency)
+        parts = LaneParts(
+            world.dispatcher, self.breakers, runner, self.slots, timeout + PERMIT_SLACK, settings.ack_after
+        )
+        self.lanes = Lanes(handlers, world.types, parts, settings.max_job_types)
+
+    def _runner(self, settings: WorkerSettings, handlers: Registry) -> Runner:
+        work = self._world.work
+        suspects = Suspects(
+            self.executor.run, work, settings.max_losses, settings.attempt_timeout, self._reserve
+        )
+        return Runner(
             RunnerParts(
                 claimer=self.claimer,
                 claims=self.claims,
                 executor=self.executor,
-                suspects=Suspects(
-                    self.executor.run,
-                    world.work,
-                    settings.max_losses,
-                    settings.attempt_timeout,
-                    self._reserve,
-                ),
-                settler=Settler(world.work, self.publisher, self.worker_id),
+                suspects=suspects,
+                settler=Settler(work, self.publisher, self.worker_id),
                 publisher=self.publisher,
                 breakers=self.breakers,
                 registry=handlers,
@@ -84,11 +90,6 @@ class Organs:
                 max_retry_after=timedelta(seconds=settings.max_retry_after),
             )
         )
-        self.slots = Slots(settings.concurrency, settings.max_concurrency)
-        parts = LaneParts(
-            world.dispatcher, self.breakers, runner, self.slots, timeout + PERMIT_SLACK, settings.ack_after
-        )
-        self.lanes = Lanes(handlers, world.types, parts, settings.max_job_types)
 
     # -- what one part tells another that was built after it
 

@@ -98,7 +98,8 @@ class Solitude:
 
     async def _begin_session(self) -> None:
         if self._reserved_at is None:
-            await asyncio.sleep(self._rest_until - _now())
+            if (rest := self._rest_until - _now()) > 0:
+                await asyncio.sleep(rest)
             self._reserved_at = _now()
             self._reserve(True)
 

@@ -147,7 +147,7 @@ async def test_memory_while_the_database_stalls(house: House) -> None:
     print(f"database stalled: {len(waiting)} calls waited: {dict(answers)}; memory {sizes} MiB")
     assert answers["TOO_MANY_REQUESTS"] > 150 * len(batch)
     assert full - usual < 200 * MIB
-    assert fuller - full < 20 * MIB
+    assert fuller - full < 40 * MIB
     known = {row.job_id for row in await read_rows(house.fleet.environ["DATABASE_URL"])}
     assert known >= set(answers.ids)
     # And it recovers: what is submitted now is accepted.

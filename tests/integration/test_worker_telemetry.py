@@ -75,7 +75,10 @@ async def test_the_metrics_of_the_contract(embedded: Place) -> None:
         last = await eventually(ended, lambda now: now['selfheal_jobs_running{job_type="email"}'] == 0)
         assert last[f'{finished}{{job_type="email",outcome="cancelled"}}'] == 1
         plane = await stage.controlplane()
-        assert (await stage.metrics(plane))['selfheal_breaker_state{breaker="email"}'] == 0
+        counted = await eventually(
+            lambda: stage.metrics(plane), lambda now: 'selfheal_breaker_state{breaker="email"}' in now
+        )
+        assert counted['selfheal_breaker_state{breaker="email"}'] == 0
 
 
 # -- spans -------------------------------------------------------------------------------------------------------

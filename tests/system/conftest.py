@@ -109,8 +109,9 @@ def headless(
     environ = {"WORKER_HANDLERS": "trial_handlers", "JOB_LEASE": "3"}
     fleet = _on_servers(servers(), tmp_path_factory.mktemp("headless"), environ)
     with _stopping(fleet):
-        for component in ("jobapi", "controlplane"):
-            fleet.spawn(component).await_ready(f"{fleet.ports.http(component)}/health/ready")
+        programs = {component: fleet.spawn(component) for component in ("jobapi", "controlplane")}
+        for component, program in programs.items():
+            program.await_ready(f"{fleet.ports.http(component)}/health/ready")
         yield fleet
 
 

@@ -117,9 +117,11 @@ async def test_a_killed_workers_job_runs_elsewhere(
 
 async def test_the_job_api_and_the_control_plane_end_cleanly(headless: Fleet) -> None:
     """Beside the shared ones: in production both have replicas."""
-    for component in ("jobapi", "controlplane"):
-        ports = Ports()
-        replica = headless.spawn(component, ports=ports).await_ready(f"{ports.http(component)}/health/ready")
+    ports = Ports()
+    replicas = {component: headless.spawn(component, ports=ports) for component in ("jobapi", "controlplane")}
+    for component, replica in replicas.items():
+        replica.await_ready(f"{ports.http(component)}/health/ready")
         replica.terminate()
-        assert replica.await_end(10) == 0, replica.log
+    for replica in replicas.values():
+        assert replica.await_end() == 0, replica.log
         assert "Traceback" not in replica.log

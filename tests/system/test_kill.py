@@ -68,7 +68,7 @@ async def test_a_kill_under_load_loses_nothing(fleet: Fleet, capsys: pytest.Capt
         print(
             f"\nselfheal dev was ready after {cold:.2f} s, and after {warm:.2f} s with 300 jobs; killed at {before}"
         )
-    assert max(cold, warm) < 15  # three seconds on an idle machine
+    assert max(cold, warm) < 20  # three seconds on an idle machine
 
     async with Client(fleet) as client:
         assert (await client.breaker("broken")).state != breaker_pb2.BREAKER_STATE_CLOSED

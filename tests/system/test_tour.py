@@ -70,7 +70,9 @@ async def test_a_job_submitted_by_rest_succeeds_and_reads_so_through_every_door(
         "createdAt": "",
         "updatedAt": "",
     }
-    assert all(re.fullmatch(r"[-\d]{10}T[:\d]{8}\.\d{3}Z", shown[name]) for name in ("createdAt", "updatedAt"))
+    assert all(
+        re.fullmatch(r"[-\d]{10}T[:\d]{8}\.\d{3}Z", shown[name]) for name in ("createdAt", "updatedAt")
+    )
     canonical = (await client.get(f"jobapi/v1/jobs/{job_id}"))["job"]
     assert (canonical["jobId"], canonical["state"]) == (job_id, "JOB_STATE_SUCCEEDED")
 
