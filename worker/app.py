@@ -74,7 +74,8 @@ def _checks(world: World, organs: Organs) -> list[Check]:
             raise ConnectionError("going by this worker's own breakers")
 
     async def consumers() -> None:
-        await world.check_broker()
+        if not world.dispatcher.delivering:
+            raise ConnectionError("not connected")
         if organs.lanes.unconsumed:
             raise ConnectionError(f"no consumer for {', '.join(organs.lanes.unconsumed[:5])}")
 

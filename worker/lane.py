@@ -75,6 +75,11 @@ class TypeLane:
         return len(self._inbox)
 
     @property
+    def without_token(self) -> int:
+        """Runs whose token is no longer in hand: let go, or lost with its channel."""
+        return sum(hand.let_go or not hand.delivery.live for hand in self._hands)
+
+    @property
     def consuming(self) -> bool:
         """False when the broker has been without our consumer for longer than a restart of it takes; a lane that
         drains wants none."""
@@ -137,7 +142,9 @@ class TypeLane:
         await self._let_go(now)
         await self._renew_silent(lane, now)
         self._limit = self._ramp.limit(now) if self._breaker.admits else self._slots.per_type
-        wanted = max(self._limit - self._tokenless(), 0) if self._breaker.admits else 0
+        # The broker must not send tokens for slots that are taken by runs without one.
+        taken = self.without_token + self._runner.strays(self.job_type)
+        wanted = max(self._limit - taken, 0) if self._breaker.admits else 0
         if lane.consuming or not wanted:
             self._consumed_at = now
         if not wanted:
@@ -161,11 +168,6 @@ class TypeLane:
             self._prefetch = 0
             await lane.pause()
         await self._give_back_all(lane)
-
-    def _tokenless(self) -> int:
-        """Slots that are taken by no token in hand: the broker must not send one for them."""
-        gone = sum(hand.let_go or not hand.delivery.live for hand in self._hands)
-        return gone + self._runner.strays(self.job_type)
 
     async def _give_back_all(self, lane: Lane) -> None:
         waiting = [hand.delivery for hand in self._inbox]

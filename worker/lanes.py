@@ -47,6 +47,11 @@ class Lanes:
     def in_hand(self) -> Mapping[str, int]:
         return {name: lane.in_hand for name, lane in self._lanes.items()}
 
+    @property
+    def without_token(self) -> int:
+        """Runs whose token is no longer in hand."""
+        return sum(lane.without_token for lane in self._lanes.values())
+
     async def learn(self) -> None:
         """Read the catalog and open lanes for types that are new. Ours are announced, also after they were dropped
         because we could not be seen for a day."""

@@ -91,7 +91,7 @@ class World:
 
     async def check_broker(self) -> None:
         if not self.dispatcher.available:
-            raise ConnectionError("not connected, or blocked by an alarm of its own")
+            raise ConnectionError("not connected, or blocking publishers by an alarm")
 
     async def check_breakers(self) -> None:
         await self.breakers.version()
@@ -102,6 +102,8 @@ class World:
         async def probe() -> None:
             await self.check_database()
             publisher.check_writes()
+            if self.database.refuses_writes:
+                raise ConnectionError("refuses writes: is its disk full?")
 
         return Check("database", probe, required=True)
 

@@ -81,6 +81,10 @@ class Dispatcher(Protocol):
     def available(self) -> bool:
         """Whether a publish is worth trying."""
 
+    @property
+    def delivering(self) -> bool:
+        """Whether tokens can come to us; also while we may not publish (a broker short of memory)."""
+
     async def start(self) -> None:
         """Connect; returns once connected or raises Unavailable, and keeps reconnecting afterwards."""
 

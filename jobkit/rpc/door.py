@@ -109,7 +109,6 @@ class Door:
             self._leave(task)
             self._observer.finished(method, code, time.perf_counter() - began)
 
-
     def _enter(self, task: asyncio.Task[object] | None) -> None:
         """Count a bounded call in; raises what refuses it."""
         if task is None:

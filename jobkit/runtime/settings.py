@@ -64,7 +64,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
     env: Literal["development", "production"] = Field("development", alias="SELFHEAL_ENV")
-    database_url: Annotated[str, _url("postgresql", "postgres", "sqlite")] | None = Field(None, alias="DATABASE_URL")
+    database_url: Annotated[str, _url("postgresql", "postgres", "sqlite")] | None = Field(
+        None, alias="DATABASE_URL"
+    )
     database_timeout: Seconds = Field(10, alias="DATABASE_TIMEOUT")
     rabbitmq_url: Annotated[str, _url("amqp", "amqps")] | None = Field(None, alias="RABBITMQ_URL")
     redis_url: Annotated[str, _url("redis", "rediss", "unix")] | None = Field(None, alias="REDIS_URL")

@@ -33,11 +33,11 @@ class DispatcherContract:
     # -- starting and closing
 
     async def test_it_is_available_from_start_to_close(self, fresh: Dispatcher) -> None:
-        seen = [fresh.available]
+        seen = [(fresh.available, fresh.delivering)]
         for step in (fresh.start, fresh.start, fresh.close):
             await step()
-            seen.append(fresh.available)
-        assert seen == [False, True, True, False]
+            seen.append((fresh.available, fresh.delivering))
+        assert seen == [(False, False), (True, True), (True, True), (False, False)]
 
     async def test_closing_twice_or_before_the_start_is_harmless(self, fresh: Dispatcher) -> None:
         await fresh.close()

@@ -263,6 +263,13 @@ class TestPostgresOutage(OnPostgres):
             await database.write(fail)
         assert tries == 205
 
+    async def test_a_database_that_refuses_writes_is_known_to(self, database: Database) -> None:
+        for code, refuses in (("40003", False), ("53100", True)):
+            raising = f"DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '{code}'; END $$"
+            with pytest.raises(Unavailable):
+                await database.write(lambda c, text=raising: c.execute(sa.text(text)))  # type: ignore[misc]
+            assert database.refuses_writes is refuses
+
     async def test_crossing_batches_are_all_written(self, database: Database) -> None:
         store = Store(database)
         ids = [await store.running() for _ in range(30)]

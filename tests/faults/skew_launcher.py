@@ -1,6 +1,6 @@
 """Starts a component on a host whose clock is wrong: `skew_launcher.py SECONDS COMPONENT …`, run by path in the
-folder of a fleet. Wall-clock time is shifted before anything of the product is imported, also in the ids, which are made
-outside Python; the monotonic clock is right, as on every host."""
+folder of a fleet. Wall-clock time is shifted before anything of the product is imported, also in the ids, which are
+made outside Python; the monotonic clock is right, as on every host."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def pytest_runtest_makereport(
     return report
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def servers(request: pytest.FixtureRequest) -> Iterator[Callable[[], dict[str, str]]]:
     """Makes the environment of a fleet on RabbitMQ, Redis and PostgreSQL: each its own vhost, prefix, database."""
     vhosts = request.getfixturevalue("rabbitmq_vhosts")
@@ -60,7 +60,7 @@ def servers(request: pytest.FixtureRequest) -> Iterator[Callable[[], dict[str, s
         yield make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def embedded_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """`selfheal dev` on its default."""
     fleet = Fleet(tmp_path_factory.mktemp("dev"), SERVING, "trial", dev=True)
@@ -68,7 +68,7 @@ def embedded_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield fleet.start()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def few_types(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """`selfheal dev --handlers`: no simulator, and room for hardly more than the handlers' own types."""
     fleet = Fleet(tmp_path_factory.mktemp("few"), {"MAX_JOB_TYPES": "8"}, "few", dev=True)
@@ -76,7 +76,7 @@ def few_types(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield fleet.start("--handlers", "trial_handlers")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server_fleet(
     servers: Callable[[], dict[str, str]], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Fleet]:
@@ -86,7 +86,7 @@ def server_fleet(
         yield fleet.start()
 
 
-@pytest.fixture(scope="session", params=["embedded", pytest.param("servers", marks=SERVERS)])
+@pytest.fixture(scope="package", params=["embedded", pytest.param("servers", marks=SERVERS)])
 def fleet(request: pytest.FixtureRequest) -> Fleet:
     """Either."""
     name = {"embedded": "embedded_fleet", "servers": "server_fleet"}[request.param]
@@ -100,7 +100,7 @@ async def client(fleet: Fleet) -> AsyncIterator[Client]:
         yield made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def headless(
     servers: Callable[[], dict[str, str]], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Fleet]:

@@ -208,6 +208,10 @@ class EmbeddedDispatcher:
     def available(self) -> bool:
         return self._running
 
+    @property
+    def delivering(self) -> bool:
+        return self._running
+
     async def start(self) -> None:
         self._running = True
 

@@ -47,6 +47,10 @@ class RabbitDispatcher:
     def available(self) -> bool:
         return self._out.up and not self._out.blocked
 
+    @property
+    def delivering(self) -> bool:
+        return self._in.up
+
     async def start(self) -> None:
         starts = await asyncio.gather(self._out.start(), self._in.start(), return_exceptions=True)
         for error in starts:

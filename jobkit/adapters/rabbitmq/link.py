@@ -99,7 +99,10 @@ class Link:
         return True
 
     async def wait(self) -> None:
-        """Until there is a connection, for up to `timeout` seconds; then Unavailable."""
+        """Until there is a connection, for up to `timeout` seconds; then Unavailable, as at once where nobody
+        connects."""
+        if self._keeper is None:
+            raise store_unavailable("broker")
         with broker_errors():
             async with asyncio.timeout(self._timeout):
                 await self._up.wait()

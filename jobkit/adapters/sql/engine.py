@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -30,6 +31,10 @@ RETRYABLE = frozenset({"40P01", "40001"})
 MAX_TRIES = 5
 # Classes of SQLSTATE that blame the data: data exception, integrity constraint violation.
 BAD_DATA = frozenset({"22", "23"})
+# SQLSTATEs by which a database that answers questions refuses writes: classes "insufficient resources" (a full disk)
+# and "system error", and a transaction that is read-only (a standby).
+REFUSING_CLASSES, READ_ONLY = frozenset({"53", "58"}), "25006"
+REFUSED_SECONDS = 5.0
 # What a connection that broke in the middle of a transaction is met with afterwards.
 _BROKEN = (
     sa.exc.PendingRollbackError,
@@ -71,6 +76,7 @@ class Database:
         self.url = driver_url(url)
         self.timeout = timeout
         self.is_sqlite = self.url.drivername.startswith("sqlite")
+        self._refused_at: float | None = None
         if self.is_sqlite:
             self._writer = self._sqlite_engine(1)
             self._reader = self._sqlite_engine(4)
@@ -159,12 +165,21 @@ class Database:
                 if isinstance(error.orig and error.orig.__cause__, asyncpg.DataError):
                     # Refused by the driver, before the server saw it.
                     raise BadData(type(error.orig).__name__) from error
+                if write and (state[:2] in REFUSING_CLASSES or state == READ_ONLY):
+                    self._refused_at = time.monotonic()
                 raise _away(error) from error
             except (OverflowError, UnicodeError) as error:
                 raise BadData(str(error)) from error
             except (OSError, TimeoutError, sa.exc.TimeoutError, *_BROKEN) as error:
                 raise _away(error) from error
         raise AssertionError("unreachable")
+
+    @property
+    def refuses_writes(self) -> bool:
+        """Whether it refused one a moment ago, for want of room or because it is a standby. A later write that came
+        through proves little: there may be room left in one page."""
+        at = self._refused_at
+        return at is not None and time.monotonic() - at < REFUSED_SECONDS
 
     async def now(self) -> int:
         """The database's clock in milliseconds; also the cheapest proof that it answers."""
