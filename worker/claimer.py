@@ -20,7 +20,7 @@ TRIES = 3
 
 class Claimer:
     """Turns job ids into claims. Raises Unavailable to the callers of a batch that could not be claimed.
-    `sight` is to be told whenever the database answers."""
+    `sight` is to be told when the database answers."""
 
     def __init__(
         self, store: WorkStore, worker_id: str, lease: timedelta, new_id: Callable[[], UUID]
@@ -62,6 +62,7 @@ class Claimer:
             try:
                 return await work()
             except Unavailable:
+                self.sight.broke()
                 await asyncio.sleep(0.1 * attempt)
         return await work()
 

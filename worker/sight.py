@@ -14,7 +14,7 @@ SHORTEST_GAP = 1.0  # seconds; a busy loop's hiccup is none
 
 
 class Sight:
-    """`saw` is called on every answer of the database, at least every quarter of a `lease`."""
+    """`saw` is called when the database has answered, at least every quarter of a `lease`."""
 
     def __init__(self, lease: timedelta, clock: Callable[[], float] = time.monotonic) -> None:
         self._lease = lease.total_seconds()
@@ -27,6 +27,10 @@ class Sight:
         if now - self._last > self._gap:
             self._since = now
         self._last = now
+
+    def broke(self) -> None:
+        """A write failed. Reading may go on, but who cannot write cannot renew, and so it may be for everybody."""
+        self._since = self._clock()
 
     def clear_in(self) -> timedelta:
         """How long until a whole lease has been seen without a gap; zero: an expired lease is one."""

@@ -34,7 +34,7 @@ class Recovery(Protocol):
         """By type with waiting rows whose time has come: the smallest due time."""
 
     async def expired(self, limit: int) -> list[Lease]:
-        """RUNNING rows whose lease has run out."""
+        """RUNNING rows whose lease has run out although it could have been renewed: they can be written now."""
 
     async def rescue(self, session: UUID, leases: Sequence[Lease]) -> list[Token]:
         """Those still unrenewed go back to QUEUED under `session`, one loss more."""

@@ -72,7 +72,7 @@ def battered(
 ) -> Iterator[Fleet]:
     """The three components, kept by nobody: no fault of the broker may end one."""
     room = {**fault_servers.room(), "RABBITMQ_URL": battered_vhost.url}
-    fleet = make_fleet(tmp_path_factory.mktemp("battered"), room, OVERDUE_INTERVAL="0.2")
+    fleet = make_fleet(tmp_path_factory.mktemp("battered"), room)
     try:
         yield fleet.start()
         assert all(program.running for program in fleet.programs)

@@ -16,8 +16,8 @@ import asyncpg
 from tests.servers import PrivatePostgres, demotion
 
 ROLE = "app"
-BALLAST = "CREATE TABLE ballast TABLESPACE tiny AS SELECT repeat('x', 8000) AS x FROM generate_series(1, 100)"
-MORE_BALLAST = "INSERT INTO ballast SELECT x FROM ballast LIMIT 100"
+BALLAST = "CREATE TABLE ballast (x text STORAGE PLAIN) TABLESPACE tiny"
+MORE_BALLAST = "INSERT INTO ballast SELECT repeat('x', 7000) FROM generate_series(1, {})"
 
 
 class OwnPostgres(PrivatePostgres):
@@ -127,9 +127,10 @@ class OwnPostgres(PrivatePostgres):
         tables: Sequence[str] = ("jobs", "request_keys", "publishers", "workers")
         await self.sql(f"CREATE TABLESPACE tiny LOCATION '{self.directory}/tiny'", "CHECKPOINT")
         await self.sql(*(f"ALTER TABLE {t} SET TABLESPACE tiny" for t in tables), BALLAST, app=True)
-        with contextlib.suppress(asyncpg.DiskFullError):
-            while True:
-                await self.sql(MORE_BALLAST, app=True)
+        for pages in (50, 1):
+            with contextlib.suppress(asyncpg.DiskFullError):
+                while True:
+                    await self.sql(MORE_BALLAST.format(pages), app=True)
         try:
             yield
         finally:

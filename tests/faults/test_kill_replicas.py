@@ -14,8 +14,8 @@ STRIKES = 6
 
 
 class Tap:
-    """A queue beside those of the types: it gets a copy of every token that is published, and of every retry that comes
-    back from its delay."""
+    """A queue beside those of the types: it gets a copy of every token that is published, and of every retry that
+    comes back from its delay."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet

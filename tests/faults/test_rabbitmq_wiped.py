@@ -18,8 +18,8 @@ from tests.system.client import SUCCEEDED, Client, eventually
 from tests.system.fleet import Fleet
 
 RATE = 150.0
-# A backlog of its own: a few seconds' work for the worker's sixteen slots of the type.
-PAYLOADS = {"slow": {"seconds": 0.6}}
+# A backlog of its own: two seconds' work for the worker's sixteen slots of the type.
+PAYLOADS = {"slow": {"seconds": 1.0}}
 
 
 def mains(fleet: Fleet, *names: str) -> list[str]:
@@ -69,7 +69,7 @@ Harm = Callable[[Fleet, Vhost], Awaitable[int]]
 async def test_tokens_that_are_gone_are_missed(battered: Fleet, vhost: Vhost, harm: Harm) -> None:
     before = lost(battered)
     async with Load(battered, rate=RATE, payloads=PAYLOADS) as load:
-        await load.reach(250)
+        await load.reach(300)
         taken = await harm(battered, vhost)
         await load.reach(len(load.accepted) + 150)
         figures = await everything_done(load)
@@ -102,7 +102,7 @@ async def test_held_and_backlogged_types_are_not_published_again(battered: Fleet
         await load.reach(300)
         await load.quiet()
         held = sum(job.name == "held" for job in load.accepted.values())
-        await asyncio.sleep(6)  # LOST_AFTER, and more than a pass of the reconciler
+        await asyncio.sleep(8)  # more than two passes of the reconciler, and of LOST_AFTER
         assert lost(battered) == before
         assert await vhost.depth(mains(battered, "held")[0]) == held
         figures = await everything_done(load)

@@ -52,3 +52,13 @@ def test_a_hiccup_is_no_gap() -> None:
     short = Sight(timedelta(seconds=1), clock)
     watched(short, clock, 2)
     assert short.clear_in() == timedelta(0)
+
+
+def test_a_write_that_failed_starts_it_anew() -> None:
+    clock = Clock()
+    sight = Sight(LEASE, clock)
+    watched(sight, clock, 20)
+    sight.broke()
+    assert sight.clear_in() == LEASE
+    watched(sight, clock, 8)
+    assert sight.clear_in() == timedelta(0)

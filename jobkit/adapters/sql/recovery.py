@@ -127,18 +127,23 @@ class SqlRecovery:
         return await self._database.read(work)
 
     async def expired(self, limit: int) -> list[Lease]:
+        # Written anew as they are: where that fails, or another holds them locked, nobody can renew them either.
+        few = sa.bindparam("few", limit, type_=sa.Integer, literal_execute=True)
+        over = sa.select(jobs.c.job_id).where(IS_RUNNING, jobs.c.lease_until < db_start())
+        chosen = over.order_by(jobs.c.lease_until).limit(few).with_for_update(skip_locked=True)
         statement = (
-            sa.select(jobs.c.job_id, jobs.c.deliveries, jobs.c.lease_until)
-            .where(IS_RUNNING, jobs.c.lease_until < db_start())
-            .order_by(jobs.c.lease_until)
-            .limit(limit)
+            sa.update(jobs)
+            .where(any_picked(jobs.c.job_id, chosen))
+            .values(lease_until=jobs.c.lease_until)
+            .returning(jobs.c.job_id, jobs.c.deliveries, jobs.c.lease_until)
         )
 
         async def work(connection: AsyncConnection) -> list[Lease]:
             found = await connection.execute(statement)
-            return [Lease(Held(row.job_id, row.deliveries), row.lease_until) for row in found]
+            leases = [Lease(Held(row.job_id, row.deliveries), row.lease_until) for row in found]
+            return sorted(leases, key=lambda lease: lease.lease_until)
 
-        return await self._database.read(work)
+        return await self._database.write(work)
 
     async def rescue(self, session: UUID, leases: Sequence[Lease]) -> list[Token]:
         seen = {lease.held.job_id: lease for lease in leases}
