@@ -10,7 +10,7 @@ PROJECT := .venv/.installed
 TOOLS := .venv-tools/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint generate baseline lock format bench test-job check-breaker clean
+.PHONY: help install run test lint generate baseline lock format bench soak test-job check-breaker clean
 # Two targets that share a virtual environment must not race under `make -j`.
 .NOTPARALLEL:
 
@@ -57,6 +57,9 @@ lock: install $(TOOLS) ## resolve requirements.lock again, keeping what still fi
 
 bench: install ## the benchmarks (ARGS="-k name" …)
 	@$(BIN)/python -m pytest tests/bench -s $(ARGS)
+
+soak: install ## load with random faults on servers of its own (ARGS="--minutes 10 --rate 300 --json")
+	@$(BIN)/python -m tests.faults.soak $(ARGS)
 
 test-job: install ## submit one job to the running system and wait for it
 	@$(BIN)/selfheal job submit email '{"to": "a@example.com", "subject": "hi", "body": "hello"}' --wait
