@@ -10,7 +10,7 @@ PROJECT := .venv/.installed
 TOOLS := .venv-tools/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint generate baseline lock format bench soak test-job check-breaker clean
+.PHONY: help install run test faults lint generate baseline lock format bench soak test-job check-breaker clean
 # Two targets that share a virtual environment must not race under `make -j`.
 .NOTPARALLEL:
 
@@ -35,8 +35,11 @@ install: $(PROJECT) ## set up .venv with the project and its development tools
 run: $(RUNTIME) ## run all three components in one process (ARGS="--data DIR" …)
 	@exec $(BIN)/selfheal dev $(ARGS)
 
-test: install ## unit, contract, integration, fault and system tests, with coverage (ARGS="-k name" …)
+test: install ## unit, contract, integration and system tests, with coverage (ARGS="-k name" …)
 	@sh scripts/test.sh $(ARGS)
+
+faults: install ## one short run of each fault, on private servers (ARGS="-k name" …)
+	@$(BIN)/python -m pytest tests/faults $(ARGS)
 
 lint: install $(TOOLS) ## every static check: Python, protos, generated code, deployment files
 	@sh scripts/lint.sh

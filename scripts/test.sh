@@ -1,7 +1,7 @@
 #!/bin/sh
-# The whole test suite but the benchmarks, under coverage (started processes too), then the floors; then one short run
-# of each fault, without coverage, which slows the components that the faults are to meet at speed.
-# Arguments go to pytest, for all of tests/; a selection of tests is not held to the floors.
+# Unit, contract, integration and system tests under coverage (started processes too), then the floors. The faults have
+# a command of their own, `make faults`: they must meet components at full speed. The benchmarks too: `make bench`.
+# Arguments go to pytest; a selection of tests is not held to the floors.
 set -eu
 cd "$(dirname "$0")/.."
 python=.venv/bin/python
@@ -10,16 +10,12 @@ trap 'rm -f "$report"' EXIT
 
 $python -m coverage erase
 status=0
-faults=--ignore=tests/faults
-[ $# -eq 0 ] || faults=
-$python -m coverage run -m pytest tests --ignore=tests/bench $faults --junit-xml="$report" "$@" || status=$?
+$python -m coverage run -m pytest tests --ignore=tests/bench --ignore=tests/faults --junit-xml="$report" "$@" || status=$?
 
 $python -m coverage combine --quiet
 $python -m coverage report || status=$?
 [ "$status" -eq 0 ] || exit "$status"
 [ $# -eq 0 ] || exit 0
-
-$python -m pytest tests/faults
 
 # Without the servers much of the adapters cannot run: then the numbers say nothing. CI has them all.
 skipped=$($python -c 'import sys, xml.etree.ElementTree as t; print(len(t.parse(sys.argv[1]).findall(".//skipped")))' "$report")
