@@ -14,7 +14,7 @@ from jobkit.domain.job import JobState, QuarantineReason
 from jobkit.domain.submit import Submit
 from tests.conftest import _STARTING, _leave_out
 from tests.integration.stage import Place, Stage, Trade
-from tests.integration.upgrade_kit import RELEASES, UNKNOWN_FIELD, UNKNOWN_HEADERS, Release, publish
+from tests.integration.upgrade_kit import RELEASES, UNKNOWN_FIELD, UNKNOWN_HEADERS, Release
 from tests.servers import PrivateRedis
 
 OLD = {"RETENTION_DAYS": "3650"}  # finished jobs of a release of long ago stay for the test
@@ -98,21 +98,6 @@ async def test_reading_and_repeating_what_a_release_wrote(release: Release, embe
         again = Submit("email", b'{"to": "other"}', request_id="r-1")
         with pytest.raises(Exception, match="was used with other content"):
             await stage.api.jobs.submit(again)
-
-
-@pytest.mark.parametrize("later", [False, True], ids=["as they were left", "of a later release"])
-async def test_tokens_of_a_release(release: Release, servers: Place, later: bool) -> None:
-    """No control plane and no session that anybody answers for: these messages alone make the jobs run."""
-    await release.restore(servers.environ["DATABASE_URL"], without=("publishers",))
-    email = Trade("email")
-    async with Stage(servers) as stage:
-        await stage.worker(email, JOB_LEASE="1")
-        await publish(servers.environ["RABBITMQ_URL"], release.tokens, later=later)
-        for name in release.tokens:
-            await stage.reaches(release.jobs[name], JobState.SUCCEEDED, patience=15)
-    assert sorted(email.ids) == sorted(release.jobs[name] for name in release.tokens)
-    traced = next(job for job in email.begun if job.job_id == str(release.jobs["queued"]))
-    assert traced.traceparent
 
 
 def test_a_message_of_a_later_release_decodes_as_far_as_we_know_it(release: Release) -> None:

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from alembic import command
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from jobkit.adapters.rabbitmq import topology
 from jobkit.adapters.sql import schema
 from jobkit.adapters.sql.engine import Database
 
@@ -97,6 +98,9 @@ async def publish(url: str, tokens: Mapping[str, Mapping[str, Any]], *, later: b
     connection = await aio_pika.connect(url)
     async with connection, await connection.channel() as channel:
         for token in tokens.values():
+            # A rung is declared on first use: on this broker nobody has used it yet.
+            if (delay := token["exchange"].removeprefix("jobs.retry.")).isdigit():
+                await topology.declare(await channel.get_underlay_channel(), topology.rung(int(delay)), 10)
             message = aio_pika.Message(
                 bytes.fromhex(token["body"]) + (UNKNOWN_FIELD if later else b""),
                 headers={**token["headers"], **(UNKNOWN_HEADERS if later else {})},
