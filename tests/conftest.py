@@ -118,9 +118,11 @@ def _shared_rabbit_usable(pool: Vhosts, url: str) -> bool:
 
 
 @pytest.fixture
-def rabbitmq(rabbitmq_vhosts: Vhosts) -> RabbitVhost:
+def rabbitmq(rabbitmq_vhosts: Vhosts) -> Iterator[RabbitVhost]:
     """An empty vhost and the means to look into it."""
-    return RabbitVhost(rabbitmq_vhosts.take(), rabbitmq_vhosts.ctl)
+    url = rabbitmq_vhosts.take()
+    yield RabbitVhost(url, rabbitmq_vhosts.ctl)
+    rabbitmq_vhosts.give_back(url)
 
 
 @pytest.fixture
