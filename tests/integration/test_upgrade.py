@@ -14,7 +14,7 @@ from jobkit.domain.job import JobState, QuarantineReason
 from jobkit.domain.submit import Submit
 from tests.conftest import _STARTING, _leave_out
 from tests.integration.stage import Place, Stage, Trade
-from tests.integration.upgrade_kit import RELEASES, UNKNOWN_FIELD, UNKNOWN_HEADERS, Release
+from tests.integration.upgrade_kit import RELEASES, UNKNOWN_FIELD, UNKNOWN_HEADERS, Release, publish
 from tests.servers import PrivateRedis
 
 OLD = {"RETENTION_DAYS": "3650"}  # finished jobs of a release of long ago stay for the test
@@ -69,6 +69,21 @@ async def test_rows_of_a_release(release: Release, place: Place, later: bool) ->
     assert not ran & {
         jobs[name] for name in ("succeeded", "cancelled", "discarded", "cancelling", "held sms")
     }
+
+
+@pytest.mark.postgres
+@pytest.mark.rabbitmq
+@pytest.mark.redis
+@pytest.mark.parametrize("later", [False, True], ids=["of this release", "of a later one"])
+async def test_messages_alone_make_their_jobs_run(release: Release, servers: Place, later: bool) -> None:
+    """No control plane is there to publish other ones."""
+    await release.restore(servers.environ["DATABASE_URL"])
+    async with Stage(servers) as stage:
+        await stage.jobapi()
+        await stage.worker(Trade("email"))
+        await publish(servers.environ["RABBITMQ_URL"], release.tokens, later=later)
+        for name in release.tokens:
+            await stage.reaches(release.jobs[name], JobState.SUCCEEDED)
 
 
 async def _quarantined_ones_can_be_retried(stage: Stage, release: Release) -> None:

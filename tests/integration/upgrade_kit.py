@@ -96,11 +96,14 @@ async def _within(database: Database, work: Any) -> None:
 async def publish(url: str, tokens: Mapping[str, Mapping[str, Any]], *, later: bool = False) -> None:
     """Put messages on the broker byte for byte; `later`: as a release would write them that knows more."""
     connection = await aio_pika.connect(url)
-    async with connection, await connection.channel() as channel:
+    # As that release had declared it: on this broker nobody may have used it yet.
+    async with connection, await connection.channel(on_return_raises=True) as channel:
         for token in tokens.values():
-            # A rung is declared on first use: on this broker nobody has used it yet.
-            if (delay := token["exchange"].removeprefix("jobs.retry.")).isdigit():
-                await topology.declare(await channel.get_underlay_channel(), topology.rung(int(delay)), 10)
+            delay = token["exchange"].removeprefix("jobs.retry.")
+            pieces = [topology.main(token["headers"]["x-job-type"])]
+            pieces += [topology.rung(int(delay))] if delay.isdigit() else []
+            for piece in pieces:
+                await topology.declare(await channel.get_underlay_channel(), piece, 10)
             message = aio_pika.Message(
                 bytes.fromhex(token["body"]) + (UNKNOWN_FIELD if later else b""),
                 headers={**token["headers"], **(UNKNOWN_HEADERS if later else {})},
