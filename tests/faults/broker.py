@@ -16,6 +16,14 @@ from aio_pika.exceptions import ChannelNotFoundEntity
 
 from tests.servers import PrivateRabbit
 
+BEHEAD = """
+    Q = rabbit_misc:r(<<"%s">>, queue, <<"%s">>),
+    {ok, X} = rabbit_amqqueue:lookup(Q),
+    {N, _} = Id = amqqueue:get_pid(X),
+    ok = ra:force_delete_server(quorum_queues, Id),
+    Machine = {module, rabbit_fifo, #{name => N, queue_resource => Q}},
+    ok = ra:start_server(quorum_queues, N, Id, Machine, [Id]).
+"""
 NAMED = re.compile(r"publishing (\d+) (\w+) tokens")
 
 
@@ -47,8 +55,19 @@ class Vhost:
         """Memory alarm of the whole node: whoever publishes is blocked."""
         self.rabbit.ctl("set_vm_memory_high_watermark", "0.0000001")
 
+    def fill_disk(self) -> None:
+        """Disk alarm of the whole node, with the same effect."""
+        self.rabbit.ctl("set_disk_free_limit", "900000GB")
+
     def calm(self) -> None:
+        """Neither alarm."""
         self.rabbit.ctl("set_vm_memory_high_watermark", "0.8")
+        self.rabbit.ctl("set_disk_free_limit", "50MB")
+
+    def behead(self, queue: str) -> None:
+        """Leave the queue as RabbitMQ 3.10 leaves one that was being declared when its node was killed: listed as
+        running, without a leader, deaf for ever. What lay on it is gone."""
+        self.rabbit.ctl("eval", BEHEAD % (self.name, queue))
 
     def listed(self, what: str, *columns: str) -> list[dict[str, Any]]:
         """rabbitmqctl's list of the vhost's queues, channels …"""

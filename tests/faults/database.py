@@ -16,7 +16,10 @@ import asyncpg
 from tests.servers import PrivatePostgres, demotion
 
 ROLE = "app"
-BALLAST = "CREATE TABLE ballast (x text STORAGE PLAIN) TABLESPACE tiny"
+BALLAST = (
+    "CREATE TABLE ballast (x text) TABLESPACE tiny",
+    "ALTER TABLE ballast ALTER COLUMN x SET STORAGE PLAIN",
+)
 MORE_BALLAST = "INSERT INTO ballast SELECT repeat('x', 7000) FROM generate_series(1, {})"
 
 
@@ -126,7 +129,7 @@ class OwnPostgres(PrivatePostgres):
         """The tables that take the load's writes lie on the small file system, and something else fills it."""
         tables: Sequence[str] = ("jobs", "request_keys", "publishers", "workers")
         await self.sql(f"CREATE TABLESPACE tiny LOCATION '{self.directory}/tiny'", "CHECKPOINT")
-        await self.sql(*(f"ALTER TABLE {t} SET TABLESPACE tiny" for t in tables), BALLAST, app=True)
+        await self.sql(*(f"ALTER TABLE {t} SET TABLESPACE tiny" for t in tables), *BALLAST, app=True)
         for pages in (50, 1):
             with contextlib.suppress(asyncpg.DiskFullError):
                 while True:

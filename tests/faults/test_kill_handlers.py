@@ -8,6 +8,7 @@ from tests.faults.kit import Load, Supervisor, everything_done, keep_all, tally_
 from tests.system.client import QUARANTINED, SUCCEEDED, Client
 from tests.system.fleet import Fleet
 
+FEW = 4  # one more, and the breaker would open: all fail with API_TIMEOUT
 QUICK_MIX = {"good": 0.8, "flaky": 0.2}
 
 
@@ -17,11 +18,11 @@ async def test_a_handler_that_ignores_its_deadline_is_given_up_and_tried_again(f
         await supervisor.ready()
         async with Load(faulty, rate=100, mix=QUICK_MIX) as load, Client(faulty) as client:
             deaf = [
-                await client.submit(faulty.handled("deaf"), {"seconds": 5}, timeout=0.5) for _ in range(20)
+                await client.submit(faulty.handled("deaf"), {"seconds": 5}, timeout=0.5) for _ in range(FEW)
             ]
             jobs = [await client.settled(job_id) for job_id in deaf]
             figures = await everything_done(load, allow_overlap=True)
-    print(f"20 deaf handlers: {figures}")
+    print(f"{FEW} deaf handlers: {figures}")
     assert {job.state for job in jobs} == {SUCCEEDED}
     assert {job.attempts for job in jobs} == {2}
     assert {job.last_error.code for job in jobs} == {"API_TIMEOUT"}
@@ -34,13 +35,13 @@ async def test_a_thread_that_ignores_its_deadline_is_given_up(faulty: Fleet) -> 
         await supervisor.ready()
         async with Load(faulty, rate=100, mix=QUICK_MIX) as load, Client(faulty) as client:
             name = faulty.handled("plain")
-            ids = [await client.submit(name, {"seconds": 6}, timeout=0.5, max_attempts=1) for _ in range(8)]
+            ids = [await client.submit(name, {"seconds": 6}, timeout=0.5, max_attempts=1) for _ in range(FEW)]
             jobs = [await client.settled(job_id) for job_id in ids]
             after = await client.settled(await client.submit(name))
             figures = await everything_done(load, allow_overlap=True)
             await until(lambda: all(run.end for run in tally_of(load).runs()), 15, "the threads end")
             later = [await client.job(job_id) for job_id in ids]
-    print(f"8 deaf threads: {figures}")
+    print(f"{FEW} deaf threads: {figures}")
     assert {(job.state, job.quarantine.reason) for job in jobs} == {
         (QUARANTINED, job_pb2.QUARANTINE_REASON_RETRIES_EXHAUSTED)
     }

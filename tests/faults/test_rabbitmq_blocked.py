@@ -1,8 +1,11 @@
-"""A memory alarm: RabbitMQ reads nothing more from whoever publishes, for as long as it lasts."""
+"""A memory or disk alarm: RabbitMQ reads nothing more from whoever publishes, for as long as it lasts."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+
+import pytest
 
 from tests.faults.broker import Vhost, tokens_published
 from tests.faults.kit import Load, everything_done
@@ -15,12 +18,15 @@ def logs(fleet: Fleet) -> list[str]:
     return [program.log for program in fleet.programs]
 
 
-async def test_blocked_publishers_accept_on_and_nothing_churns(battered: Fleet, vhost: Vhost) -> None:
+@pytest.mark.parametrize("alarm", [Vhost.alarm, Vhost.fill_disk], ids=["memory", "disk"])
+async def test_blocked_publishers_accept_on_and_nothing_churns(
+    battered: Fleet, vhost: Vhost, alarm: Callable[[Vhost], None]
+) -> None:
     before = tokens_published(logs(battered), "overdue")
     gave_up = sum(log.count("connecting anew") for log in logs(battered))
     async with Load(battered, rate=RATE, mix=MIX) as load:
         await load.reach(200)
-        await asyncio.to_thread(vhost.alarm)
+        await asyncio.to_thread(alarm, vhost)
         try:
             # Those who publish learn of it, and then new rows are nobody's at once.
             await eventually(lambda: in_state(battered, "PENDING"), lambda pending: pending > 0)
@@ -32,7 +38,7 @@ async def test_blocked_publishers_accept_on_and_nothing_churns(battered: Fleet, 
             await asyncio.to_thread(vhost.calm)
         figures = await everything_done(load)
     published = tokens_published(logs(battered), "overdue") - before
-    print(f"alarm: {published} published by the reconciler: {figures}")
+    print(f"{alarm.__name__}: {published} published by the reconciler: {figures}")
     assert not figures.refusals
     assert figures.reruns == 0
     assert published <= 1.2 * len(load.accepted)

@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 from aiormq.abc import AbstractChannel, DeliveredMessage
+from aiormq.exceptions import ConnectionInternalError
 from pamqp.commands import Basic
 
 from jobkit.adapters.rabbitmq import codec, names, topology, wire
-from jobkit.adapters.rabbitmq.link import Link, shut
+from jobkit.adapters.rabbitmq.link import Link, broker_errors, shut
 from jobkit.adapters.rabbitmq.publisher import Publisher, quarantined
 from jobkit.domain.errors import Unavailable, store_unavailable
 from jobkit.domain.job import Token
@@ -114,7 +117,7 @@ class RabbitLane:
             session = await self._opened()
             if session.consuming and session.prefetch == prefetch:
                 return
-            with self._link.calls():
+            async with self._use(session):
                 channel = session.channel
                 if session.consumer and not session.consuming:  # the broker cancelled it with its queue
                     await topology.declare(channel, topology.main(self._job_type), self._timeout)
@@ -139,7 +142,7 @@ class RabbitLane:
     async def take(self) -> Delivery | None:
         async with self._busy:
             session = await self._opened()
-            with self._link.calls():
+            async with self._use(session):
                 message = await session.channel.basic_get(self._queue, timeout=self._timeout)
             if not isinstance(message.delivery, Basic.GetOk):
                 return None
@@ -186,6 +189,28 @@ class RabbitLane:
                 await topology.declare(channel, topology.main(self._job_type), self._timeout)
             session = self._session = _Session(channel)
         return session
+
+    @asynccontextmanager
+    async def _use(self, session: _Session) -> AsyncIterator[None]:
+        """Around calls that need the queue itself to answer. When it does not and the broker does, the connection
+        stays: it is every lane's."""
+        try:
+            with broker_errors():
+                yield
+        except Unavailable as error:
+            cause = error.__cause__
+            if isinstance(cause, ConnectionInternalError):
+                await self._publisher.doubt(topology.main(self._job_type))
+            elif isinstance(cause, TimeoutError):
+                self._session = None
+                if await self._link.answers():
+                    await self._publisher.doubt(topology.main(self._job_type))
+                    with suppress(*CONNECTION_EXCEPTIONS, TimeoutError):
+                        await shut(session.channel, self._timeout)
+                else:
+                    log.warning("lane %s: no answer in time, connecting anew", self._job_type)
+                    self._link.drop()
+            raise
 
     async def _cancel(self, session: _Session) -> None:
         if session.consuming:

@@ -25,6 +25,7 @@ HEARTBEAT = (
     10  # seconds, unless the URL says `?heartbeat=`; aiormq gives a silent peer up after three of them
 )
 CLOSE_TIMEOUT = 5.0
+PING_TIMEOUT = 2.0
 # A delivery is three frames. The library's 10 wakes the consumer for every third delivery, which costs a quarter
 # of the throughput and leaves acknowledgements nothing to be joined with.
 FRAME_BUFFER = 1000
@@ -148,6 +149,20 @@ class Link:
                 log.warning("broker link %s: no answer in time, connecting anew", self._name)
                 self.drop()
             raise
+
+    async def answers(self) -> bool:
+        """Whether the broker still talks to this connection. Where one call stays without an answer and others do
+        not, it is the thing asked about that is broken, and a new connection would not help."""
+        connection = self._connection
+        if connection is None or not self.up:
+            return False
+        try:
+            with broker_errors():
+                async with asyncio.timeout(PING_TIMEOUT):
+                    await shut(await self._channel(connection, False), PING_TIMEOUT)
+        except Unavailable:
+            return False
+        return True
 
     def drop(self) -> None:
         """Give up a connection that does not answer; a new one is made at once."""

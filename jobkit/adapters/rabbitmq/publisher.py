@@ -10,6 +10,7 @@ from aiormq.abc import AbstractChannel
 
 from jobkit.adapters.rabbitmq import names
 from jobkit.adapters.rabbitmq.codec import Outgoing, text
+from jobkit.adapters.rabbitmq.deaf import DeafQueues
 from jobkit.adapters.rabbitmq.link import Link
 from jobkit.adapters.rabbitmq.topology import INTAKE, Declared, Piece
 from jobkit.adapters.rabbitmq.wire import Answer, BulkPublisher, bulk_publisher
@@ -33,6 +34,7 @@ class Publisher:
         self._declaring: AbstractChannel | None = None
         self._opening = asyncio.Lock()
         self._room = asyncio.Semaphore(CHUNKS_IN_FLIGHT)
+        self._deaf = DeafQueues(link, confirm_timeout)
 
     async def publish(self, messages: Sequence[Outgoing], pieces: Sequence[Sequence[Piece]]) -> list[bool]:
         """In order, one answer each: True once confirmed. `pieces[i]` is what message i needs declared.
@@ -49,8 +51,23 @@ class Publisher:
                 answers[i] = answer
         failed = sum(answer is not Answer.CONFIRMED for answer in answers)
         if failed:
+            await self._look_for_deaf(answers, pieces)
             log.warning("%d of %d messages were not confirmed", failed, len(answers))
         return [answer is Answer.CONFIRMED for answer in answers]
+
+    async def doubt(self, piece: Piece) -> None:
+        """The queue gave no answer, although the broker did."""
+        if await self._deaf.doubt(piece.queue):
+            self._declared.forget([piece])
+
+    async def _look_for_deaf(self, answers: Sequence[Answer], pieces: Sequence[Sequence[Piece]]) -> None:
+        """A message lies on the queue of its last piece: its rung's, or its type's."""
+        for answer, needed in zip(answers, pieces, strict=True):
+            if answer is Answer.CONFIRMED:
+                self._deaf.heard(needed[-1].queue)
+        if self._link.up and not self._link.blocked:
+            silent = {needed[-1] for a, needed in zip(answers, pieces, strict=True) if a is Answer.UNKNOWN}
+            await asyncio.gather(*(self.doubt(piece) for piece in silent))
 
     async def _attempt(self, messages: Sequence[Outgoing], pieces: Sequence[Sequence[Piece]]) -> list[Answer]:
         if self._link.blocked:
@@ -77,7 +94,7 @@ class Publisher:
                 return [Answer.UNKNOWN] * len(messages)
             answers = await bulk.publish(messages, self._timeout)
         if Answer.UNKNOWN in answers:
-            self._suspect()
+            await self._suspect()
         return answers
 
     async def _ready(self, pieces: Iterable[Piece]) -> BulkPublisher:
@@ -106,14 +123,17 @@ class Publisher:
                 self._declaring = await self._link.channel()
             await self._declared.ensure(self._declaring, (INTAKE, *pieces), self._timeout)
 
-    def _suspect(self) -> None:
-        """A batch got no answer. If the channel still looks open, the broker is silent: connect anew. (One that
-        blocks us is not silent, and would block the next connection as well.)"""
+    async def _suspect(self) -> None:
+        """A batch got no answer. If the channel still looks open, either the broker is silent: connect anew; or it
+        is one queue that is. (A broker that blocks us is not silent, and would block the next connection as well.)"""
         if self._link.blocked:
             log.warning("no confirmation within %.1f s: the broker blocks publishers", self._timeout)
         elif self._channel is not None and not self._channel.is_closed and self._link.up:
-            log.warning("no confirmation within %.1f s: connecting anew", self._timeout)
-            self._link.drop()
+            if await self._link.answers():
+                log.warning("no confirmation within %.1f s, although the broker answers", self._timeout)
+            else:
+                log.warning("no confirmation within %.1f s: connecting anew", self._timeout)
+                self._link.drop()
 
 
 def quarantined(body: bytes, headers: Mapping[str, object], content_type: str | None, queue: str) -> Outgoing:

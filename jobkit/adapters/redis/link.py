@@ -21,7 +21,8 @@ from jobkit.domain.errors import store_unavailable
 _log = logging.getLogger(__name__)
 
 Command = Sequence[str | int]
-DRIVER_ERRORS = (RedisError, OSError, TimeoutError)
+# uvloop raises a RuntimeError for a write to a transport that has been closed.
+DRIVER_ERRORS = (RedisError, OSError, TimeoutError, RuntimeError)
 SECOND = timedelta(seconds=1)
 CONNECTIONS = 8  # commands are short: more would only queue in Redis instead of here
 

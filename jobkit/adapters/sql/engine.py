@@ -35,6 +35,8 @@ BAD_DATA = frozenset({"22", "23"})
 # and "system error", and a transaction that is read-only (a standby).
 REFUSING_CLASSES, READ_ONLY = frozenset({"53", "58"}), "25006"
 REFUSED_SECONDS = 5.0
+# uvloop's RuntimeError for a write to a transport that was closed a moment ago.
+CLOSED_TRANSPORT = "the handler is closed"
 # What a connection that broke in the middle of a transaction is met with afterwards.
 _BROKEN = (
     sa.exc.PendingRollbackError,
@@ -171,6 +173,10 @@ class Database:
             except (OverflowError, UnicodeError) as error:
                 raise BadData(str(error)) from error
             except (OSError, TimeoutError, sa.exc.TimeoutError, *_BROKEN) as error:
+                raise _away(error) from error
+            except RuntimeError as error:
+                if CLOSED_TRANSPORT not in str(error):
+                    raise
                 raise _away(error) from error
         raise AssertionError("unreachable")
 
