@@ -35,10 +35,10 @@ install: $(PROJECT) ## set up .venv with the project and its development tools
 run: $(RUNTIME) ## run all three components in one process (ARGS="--data DIR" …)
 	@exec $(BIN)/selfheal dev $(ARGS)
 
-test: install ## unit, contract, integration and system tests, with coverage (ARGS="-k name" …)
+test: install ## unit, contract, integration and system tests, one short run of each fault (ARGS="-k name" …)
 	@sh scripts/test.sh $(ARGS)
 
-faults: install ## one short run of each fault, on private servers (ARGS="-k name" …)
+faults: install ## every fault, at length, on private servers (ARGS="-k name" …)
 	@$(BIN)/python -m pytest tests/faults $(ARGS)
 
 lint: install $(TOOLS) ## every static check: Python, protos, generated code, deployment files

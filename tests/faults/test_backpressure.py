@@ -121,6 +121,7 @@ class Answers(Counter[str]):
         await asyncio.gather(*(self.submit(address, batch) for batch in batches))
 
 
+@pytest.mark.short
 async def test_memory_while_the_database_stalls(house: House) -> None:
     """No more than 32 MiB of submits wait; however many more come, they are refused and leave no trace."""
     program, address = house.jobapi(DATABASE_TIMEOUT="15")
@@ -156,6 +157,7 @@ async def test_memory_while_the_database_stalls(house: House) -> None:
     assert after == {ACCEPTED: len(batch)}
 
 
+@pytest.mark.short
 async def test_a_full_backlog_is_refused_until_there_is_room(house: House) -> None:
     """The bound holds for submits that come all at once as well."""
     limit = 150
@@ -180,6 +182,7 @@ async def test_a_full_backlog_is_refused_until_there_is_room(house: House) -> No
     worker.stop()
 
 
+@pytest.mark.short
 async def test_a_flood_of_invented_job_types_is_bounded(house: House) -> None:
     url = house.fleet.environ["DATABASE_URL"]
     (known,) = await query(url, "SELECT count(*) FROM job_types")

@@ -64,6 +64,7 @@ def skewed(fault_servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> 
         fleet.stop()
 
 
+@pytest.mark.short
 async def test_clocks_that_are_minutes_apart(skewed: Skewed) -> None:
     fleet, url = skewed.fleet, skewed.fleet.environ["DATABASE_URL"]
     began = time.time()

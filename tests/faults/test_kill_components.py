@@ -50,7 +50,13 @@ async def _drain(supervisor: Supervisor, kept: Kept) -> None:
     await supervisor.ready()
 
 
-@pytest.mark.parametrize("strike", [Kept.kill, Kept.terminate], ids=["SIGKILL", "SIGTERM"])
+@pytest.mark.parametrize(
+    "strike",
+    [
+        pytest.param(Kept.kill, id="SIGKILL", marks=pytest.mark.short),
+        pytest.param(Kept.terminate, id="SIGTERM"),
+    ],
+)
 async def test_all_three_at_once(faulty: Fleet, strike: Callable[[Kept], None]) -> None:
     async with Supervisor(faulty) as supervisor:
         kept = keep_all(supervisor)

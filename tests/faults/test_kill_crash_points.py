@@ -32,19 +32,26 @@ def launcher(point: str, nth: int = 3) -> list[str]:
     return [sys.executable, LAUNCHER, point, str(nth)]
 
 
+FEW = {component: random.sample(points, 2) for component, points in POINTS.items()}
+
+
 @pytest.mark.timeout(240)
-async def test_a_crash_at_any_step_loses_nothing(faulty: Fleet) -> None:
+@pytest.mark.parametrize(
+    "points",
+    [pytest.param(POINTS, id="all"), pytest.param(FEW, id="some", marks=pytest.mark.short)],
+)
+async def test_a_crash_at_any_step_loses_nothing(faulty: Fleet, points: dict[str, list[str]]) -> None:
     async with Supervisor(faulty) as supervisor:
         kept = keep_all(supervisor)
         await supervisor.ready()
         async with Load(faulty, rate=GENTLE, mix=MANY_SHORT, payloads={"slow": LONG_ENOUGH}) as load:
             await load.reach(100)
             await asyncio.gather(
-                *(_crash_at_each(supervisor, kept[component], points) for component, points in POINTS.items())
+                *(_crash_at_each(supervisor, kept[component], some) for component, some in points.items())
             )
             await supervisor.ready()
             figures = await everything_done(load)
-    print(f"{sum(map(len, POINTS.values()))} crash points: {figures}")
+    print(f"crashes at {points}: {figures}")
 
 
 async def _crash_at_each(supervisor: Supervisor, kept: Kept, points: list[str]) -> None:
@@ -64,7 +71,7 @@ def _some(kept: Kept) -> int:
     return 1 if kept.component == "controlplane" else random.randint(2, 10)
 
 
-@pytest.mark.parametrize("times", ["lost", "mute"])
+@pytest.mark.parametrize("times", [pytest.param("lost", marks=pytest.mark.short), "mute"])
 async def test_replies_lost_after_their_commit(faulty: Fleet, times: str) -> None:
     """`lost`: once, and the repeat is answered as if nothing had happened. `mute`: for longer than it is repeated."""
     broken = {"jobapi": "insert", "worker": "claim"}
@@ -82,7 +89,7 @@ async def test_replies_lost_after_their_commit(faulty: Fleet, times: str) -> Non
     assert {accepted.job_id for accepted in unsure} <= starts
 
 
-@pytest.mark.parametrize("times", ["lost", "mute"])
+@pytest.mark.parametrize("times", [pytest.param("lost", marks=pytest.mark.short), "mute"])
 async def test_an_outcome_whose_reply_is_lost_is_settled_once(faulty: Fleet, times: str) -> None:
     async with Supervisor(faulty) as supervisor:
         keep_all(supervisor, first={"worker": launcher(f"{times}:settle")})

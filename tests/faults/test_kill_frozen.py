@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from tests.faults.kit import Kept, Load, Supervisor, everything_done, keep_all, read_rows, tally_of, until
 from tests.system.client import Client
 from tests.system.fleet import Fleet, Ports, answers_ok
@@ -25,6 +27,7 @@ async def answers(worker: Kept) -> bool:
     return await asyncio.to_thread(answers_ok, worker.ready_urls[0])
 
 
+@pytest.mark.short
 async def test_a_frozen_worker_is_replaced_and_fenced_off(faulty: Fleet) -> None:
     async with Supervisor(faulty) as supervisor:
         frozen, _ = await two_workers(supervisor)
@@ -43,6 +46,7 @@ async def test_a_frozen_worker_is_replaced_and_fenced_off(faulty: Fleet) -> None
     assert figures.reruns >= 1
 
 
+@pytest.mark.short
 async def test_a_handler_that_blocks_the_loop_loses_its_claim(faulty: Fleet) -> None:
     async with Supervisor(faulty) as supervisor:
         workers = await two_workers(supervisor)

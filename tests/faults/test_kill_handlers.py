@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from selfheal.jobs.v1 import job_pb2
 
 from tests.faults.kit import Load, Supervisor, everything_done, keep_all, tally_of, until
@@ -12,6 +13,7 @@ FEW = 4  # one more, and the breaker would open: all fail with API_TIMEOUT
 QUICK_MIX = {"good": 0.8, "flaky": 0.2}
 
 
+@pytest.mark.short
 async def test_a_handler_that_ignores_its_deadline_is_given_up_and_tried_again(faulty: Fleet) -> None:
     async with Supervisor(faulty) as supervisor:
         keep_all(supervisor)
@@ -49,6 +51,7 @@ async def test_a_thread_that_ignores_its_deadline_is_given_up(faulty: Fleet) -> 
     assert later == jobs  # that they ended well after all changes nothing
 
 
+@pytest.mark.short
 async def test_leaked_tasks_and_threads_do_not_keep_a_worker_from_draining(faulty: Fleet) -> None:
     async with Supervisor(faulty) as supervisor:
         worker = keep_all(supervisor)["worker"]

@@ -49,9 +49,11 @@ def network(
     ("name", "shut", "seconds"),
     [
         ("rabbitmq", "both", 9.0),  # more than heartbeats allow
-        ("rabbitmq", "down", 9.0),  # confirmations and deliveries are lost
+        pytest.param(
+            "rabbitmq", "down", 9.0, marks=pytest.mark.short
+        ),  # confirmations and deliveries are lost
         ("postgres", "both", 5.0),
-        ("postgres", "down", 5.0),  # replies are lost after their commit
+        pytest.param("postgres", "down", 5.0, marks=pytest.mark.short),  # replies are lost after their commit
         ("redis", "both", 4.0),
     ],
 )

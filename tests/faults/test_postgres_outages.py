@@ -58,7 +58,13 @@ async def standing(fleet: Standing, postgres: OwnPostgres) -> AsyncIterator[Stan
     postgres.start()
 
 
-@pytest.mark.parametrize("strike", [OwnPostgres.stop, OwnPostgres.kill], ids=["stopped", "killed"])
+@pytest.mark.parametrize(
+    "strike",
+    [
+        pytest.param(OwnPostgres.stop, id="stopped"),
+        pytest.param(OwnPostgres.kill, id="killed", marks=pytest.mark.short),
+    ],
+)
 async def test_gone_and_back(standing: Standing, postgres: OwnPostgres, strike: object) -> None:
     async with standing.load() as load:
         await load.reach(200)
@@ -77,6 +83,7 @@ async def test_gone_and_back(standing: Standing, postgres: OwnPostgres, strike: 
     assert figures.reruns == 0
 
 
+@pytest.mark.short
 async def test_all_connections_are_cut_again_and_again(standing: Standing, postgres: OwnPostgres) -> None:
     async with standing.load() as load:
         for round_ in range(1, 6):
@@ -87,7 +94,13 @@ async def test_all_connections_are_cut_again_and_again(standing: Standing, postg
     assert figures.reruns == 0
 
 
-@pytest.mark.parametrize("seconds", [1.2, 6.0], ids=["for a moment", "for longer than all timeouts"])
+@pytest.mark.parametrize(
+    "seconds",
+    [
+        pytest.param(1.2, id="for a moment"),
+        pytest.param(6.0, id="for longer than all timeouts", marks=pytest.mark.short),
+    ],
+)
 async def test_frozen(standing: Standing, postgres: OwnPostgres, seconds: float) -> None:
     """Afterwards every lease looks expired, although their workers live."""
     async with standing.load(mix=FEW_SLOW, payloads={"slow": {"seconds": 3.0}}) as load:
@@ -158,6 +171,7 @@ async def test_what_ran_when_it_went_is_recorded_when_it_is_back(
 # -- it answers, and refuses ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.short
 async def test_transactions_that_cross_ours(standing: Standing, postgres: OwnPostgres) -> None:
     query = "SELECT deadlocks FROM pg_stat_database WHERE datname = 'app'"
     stop = asyncio.Event()
@@ -197,7 +211,9 @@ async def test_locked_for_longer_than_all_timeouts(
     assert figures.reruns == 0
 
 
-@pytest.mark.parametrize("how", ["read_only", "no_connections", "full_disk"])
+@pytest.mark.parametrize(
+    "how", ["read_only", "no_connections", pytest.param("full_disk", marks=pytest.mark.short)]
+)
 async def test_it_refuses(standing: Standing, postgres: OwnPostgres, how: str) -> None:
     async with standing.load(mix=FEW_SLOW, payloads={"slow": {"seconds": 2.0}}) as load:
         await load.reach(200)

@@ -18,7 +18,13 @@ def logs(fleet: Fleet) -> list[str]:
     return [program.log for program in fleet.programs]
 
 
-@pytest.mark.parametrize("alarm", [Vhost.alarm, Vhost.fill_disk], ids=["memory", "disk"])
+@pytest.mark.parametrize(
+    "alarm",
+    [
+        pytest.param(Vhost.alarm, id="memory", marks=pytest.mark.short),
+        pytest.param(Vhost.fill_disk, id="disk"),
+    ],
+)
 async def test_blocked_publishers_accept_on_and_nothing_churns(
     battered: Fleet, vhost: Vhost, alarm: Callable[[Vhost], None]
 ) -> None:

@@ -20,7 +20,7 @@ async def in_state(fleet: Fleet, state: str) -> int:
     return int(str(row[0]))
 
 
-@pytest.mark.parametrize("end", ["stop", "kill"])
+@pytest.mark.parametrize("end", ["stop", pytest.param("kill", marks=pytest.mark.short)])
 async def test_a_node_that_ends_and_starts_again(battered: Fleet, vhost: Vhost, end: str) -> None:
     async with Load(battered, rate=RATE, mix=MIX) as load:
         await load.reach(200)
@@ -35,6 +35,7 @@ async def test_a_node_that_ends_and_starts_again(battered: Fleet, vhost: Vhost, 
     assert figures.reruns == 0
 
 
+@pytest.mark.short
 async def test_connections_closed_by_force_again_and_again(battered: Fleet, vhost: Vhost) -> None:
     async with Load(battered, rate=RATE, mix=MIX) as load:
         await load.reach(100)

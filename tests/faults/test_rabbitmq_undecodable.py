@@ -7,6 +7,7 @@ import json
 import uuid
 
 import aio_pika
+import pytest
 from selfheal.control.v1.breaker_service_pb2 import OpenBreakerRequest, ResetBreakerRequest
 from selfheal.queue.v1.job_message_pb2 import JobMessage
 
@@ -36,6 +37,7 @@ async def filed(fleet: Fleet) -> list[dict[str, str]]:
     return [json.loads(bytes(headers)) for (headers,) in rows]  # type: ignore[call-overload]
 
 
+@pytest.mark.short
 async def test_what_is_no_token_is_filed_and_stops_nobody(battered: Fleet, vhost: Vhost) -> None:
     good = battered.handled("good")
     someone = str(uuid.uuid4())

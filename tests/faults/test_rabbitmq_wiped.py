@@ -65,7 +65,16 @@ async def wipe(fleet: Fleet, vhost: Vhost) -> int:
 Harm = Callable[[Fleet, Vhost], Awaitable[int]]
 
 
-@pytest.mark.parametrize("harm", [purge, delete_queues, delete_exchange, delete_ladder_exchange, wipe])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        purge,
+        delete_queues,
+        delete_exchange,
+        delete_ladder_exchange,
+        pytest.param(wipe, marks=pytest.mark.short),
+    ],
+)
 async def test_tokens_that_are_gone_are_missed(battered: Fleet, vhost: Vhost, harm: Harm) -> None:
     before = lost(battered)
     async with Load(battered, rate=RATE, payloads=PAYLOADS) as load:

@@ -97,7 +97,15 @@ def nothing_held_ran(standing: Standing, load: Load) -> None:
     assert not [run for run in standing.tally().runs() if run.job_id in held]
 
 
-@pytest.mark.parametrize("how", ["stopped", "emptied", "frozen", "flushed"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "stopped",
+        "emptied",
+        pytest.param("frozen", marks=pytest.mark.short),
+        pytest.param("flushed", marks=pytest.mark.short),
+    ],
+)
 async def test_jobs_go_on(standing: Standing, own: OwnRedis, how: str) -> None:
     async with standing.load(mix=MIX) as load:
         await load.reach(200)

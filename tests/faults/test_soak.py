@@ -11,10 +11,10 @@ from tests.faults.record import BEGIN, END, write_record
 from tests.faults.soak import Options, soak, told
 
 # The tests beside this one strike each fault by itself.
-SHORT = Options(seconds=20.0, rate=150.0, pause=(0.5, 2.0), seed=3, drain_seconds=60.0)
+SHORT = Options(seconds=20.0, rate=150.0, pause=(0.5, 2.0), seed=3, drain_seconds=120.0)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 async def test_a_short_soak_loses_nothing(own_servers: Servers, tmp_path: Path) -> None:
     report = await soak(own_servers, tmp_path, SHORT)
     print(told(report))
