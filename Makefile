@@ -35,7 +35,7 @@ install: $(PROJECT) ## set up .venv with the project and its development tools
 run: $(RUNTIME) ## run all three components in one process (ARGS="--data DIR" …)
 	@exec $(BIN)/selfheal dev $(ARGS)
 
-test: install ## unit, contract, integration and system tests, one short run of each fault (ARGS="-k name" …)
+test: install ## unit, contract, integration and system tests, with coverage (ARGS="-k name" …)
 	@sh scripts/test.sh $(ARGS)
 
 faults: install ## every fault, at length, on private servers (ARGS="-k name" …)

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Unit, contract, integration and system tests under coverage (started processes too), the floors, then one short run
-# of each fault, without coverage: they must meet components at full speed. All faults: `make faults`.
-# Arguments go to pytest; a selection of tests is not held to the floors, and brings no faults with it.
+# Unit, contract, integration and system tests under coverage (started processes too), then the floors. The faults have
+# a command of their own, `make faults`: they must meet components at full speed.
+# Arguments go to pytest; a selection of tests is not held to the floors.
 set -eu
 cd "$(dirname "$0")/.."
 python=.venv/bin/python
@@ -35,4 +35,3 @@ $python -m coverage report || status=$?
 [ "$status" -eq 0 ] || exit "$status"
 [ $# -eq 0 ] || exit 0
 floors
-$python -m pytest tests/faults -m short

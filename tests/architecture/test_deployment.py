@@ -118,7 +118,7 @@ def test_a_component_is_given_the_time_to_drain(name: str) -> None:
     assert int(service["stop_grace_period"].removesuffix("s")) > int(service["environment"]["SHUTDOWN_GRACE"])
 
 
-@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize("name", sorted(SERVERS))
 def test_a_server_keeps_its_data(name: str) -> None:
     assert _manifest("StatefulSet", name)["spec"]["volumeClaimTemplates"]
     assert any(volume.startswith(f"{name}:") for volume in SERVICES[name]["volumes"])
