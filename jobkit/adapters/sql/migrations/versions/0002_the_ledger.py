@@ -12,7 +12,9 @@ depends_on = None
 def upgrade() -> None:
     # SQLite cannot change a constraint: there the table is copied.
     with op.batch_alter_table("breaker_transitions") as table:
-        table.add_column(sa.Column("scope", sa.String(length=128), server_default=sa.text("''"), nullable=False))
+        table.add_column(
+            sa.Column("scope", sa.String(length=128), server_default=sa.text("''"), nullable=False)
+        )
         table.add_column(sa.Column("proof", sa.LargeBinary(), nullable=True))
         table.add_column(sa.Column("open_until", sa.BigInteger(), nullable=True))
         table.add_column(sa.Column("forced", sa.Boolean(), server_default=sa.false(), nullable=False))
