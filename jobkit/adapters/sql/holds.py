@@ -16,7 +16,7 @@ from jobkit.domain.breaker import BreakerRecord, BreakerState
 from jobkit.domain.job import QuarantineReason
 
 LEDGER = "ledger"
-_earlier = breaker_transitions.alias("earlier")
+_moves = breaker_transitions.c
 
 _mark = (
     sa.select(job_types.c.hold_number - sa.case((job_types.c.held_reason.is_(None), 0), else_=1))
@@ -46,24 +46,17 @@ async def holds_at(connection: AsyncConnection, revision: int) -> dict[str, Hold
     if await revision_now(connection) == revision:
         return holds
     then_newest = (
-        sa.select(sa.func.max(_earlier.c.generation))
-        .where(
-            _earlier.c.breaker == job_types.c.job_type,
-            _earlier.c.scope == "",
-            _earlier.c.revision <= revision,
-        )
-        .scalar_subquery()
+        sa.select(_moves.to_state)
+        .where(_moves.breaker == job_types.c.job_type, _moves.scope == "", _moves.revision <= revision)
+        .order_by(_moves.generation.desc())
+        .limit(1)
     )
-    moves = breaker_transitions.c
-    rows = await connection.execute(
-        sa.select(moves.breaker, moves.to_state, moves.at).join(
-            job_types,
-            sa.and_(
-                moves.breaker == job_types.c.job_type, moves.scope == "", moves.generation == then_newest
-            ),
-        )
+    # Each a short scan of its own, so that the planner cannot begin with the ledger and read it all.
+    state, at = (
+        then_newest.with_only_columns(column).scalar_subquery() for column in (_moves.to_state, _moves.at)
     )
-    then = {row.breaker: row for row in rows}
+    rows = await connection.execute(sa.select(job_types.c.job_type, state.label("to_state"), at.label("at")))
+    then = {row.job_type: row for row in rows if row.to_state is not None}
     return {name: _as_of(hold, then.get(name)) for name, hold in holds.items()}
 
 

@@ -40,7 +40,7 @@ class SqlSums:
         self._database = database
 
     async def weigh(self, limit: int) -> None:
-        opened = sa.select(incidents).where(incidents.c.closed_at.is_(None)).order_by(incidents.c.incident_id)
+        opened = sa.select(incidents).where(incidents.c.closed_at.is_(None))
 
         async def read(connection: AsyncConnection) -> dict[int, Weight]:
             rows = (await connection.execute(opened)).all()
