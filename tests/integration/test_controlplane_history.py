@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import grpc
@@ -195,13 +196,33 @@ async def test_a_watch_outlives_a_database_that_is_away(embedded: Place) -> None
             real_after = stage.world.history.after
 
             async def away(revision: int, breaker: str | None, limit: int) -> Any:
-                raise Unavailable("away", reason="DATABASE_UNAVAILABLE", retry_after=None)  # type: ignore[arg-type]
+                raise Unavailable("away", reason="DATABASE_UNAVAILABLE", retry_after=timedelta(seconds=1))
 
             stage.world.history.after = away  # type: ignore[method-assign]
             await flap(stage.world, "email", 2)
             await asyncio.sleep(0.2)
             stage.world.history.after = real_after  # type: ignore[method-assign]
             assert [m.revision for m in await take(call, 2)] == [1, 2]
+            call.cancel()
+
+
+async def test_a_watch_begins_also_while_the_breaker_store_is_away(embedded: Place) -> None:
+    """The ledger has the state; only the failures in the window are missing."""
+    async with Stage(embedded) as stage:
+        await stage.jobapi()
+        await stage.submit("email")
+        plane = await stage.controlplane()
+        await BreakerDesk(stage.world).open("email", "ops", "", None)
+
+        async def away(names: Any) -> Any:
+            raise Unavailable("away", reason="REDIS_UNAVAILABLE", retry_after=timedelta(seconds=1))
+
+        stage.world.breakers.failures = away  # type: ignore[method-assign]
+        async with service(plane) as stub:
+            call = stub.WatchBreakers(api.WatchBreakersRequest())
+            (first,) = await take(call, 1)
+            assert first.breaker.state == breaker_pb2.BREAKER_STATE_OPEN
+            assert first.breaker.held_jobs == 1
             call.cancel()
 
 
