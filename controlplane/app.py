@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry
 from selfheal.control.v1.breaker_service_pb2_grpc import add_BreakerServiceServicer_to_server
 
+from controlplane.accountant import Accountant
 from controlplane.breakers import BreakerDesk
+from controlplane.chronicle import Chronicle
+from controlplane.feed import Feed
 from controlplane.gauges import COUNT_SECONDS, Gauges
 from controlplane.keeper import Keeper
 from controlplane.reconcilers.intake import Intake
@@ -47,11 +50,13 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
         loops = Loops()
         publisher = Publisher("controlplane", world.dispatcher, world.sessions, DatabaseClock(), new_id)
         desk = BreakerDesk(world)
+        feed = Feed(world.history, world.signals)
+        chronicle = Chronicle(world.history, feed, desk)
         front = Front(
             "controlPlane",
             settings.bind,
             (settings.grpc_port, settings.http_port),
-            [(add_BreakerServiceServicer_to_server, BreakerServicer(desk), SERVICE)],
+            [(add_BreakerServiceServicer_to_server, BreakerServicer(desk, chronicle), SERVICE)],
             world.checks(publisher),
             registry,
         )
@@ -71,8 +76,10 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
         loops.every(RETENTION_SECONDS, "idle-types", retention.drop_idle_types)
         loops.every(1.0, "keeper", Keeper(world).keep)
         loops.every(COUNT_SECONDS, "gauges", Gauges(world, registry).count)
+        _tell(loops, feed, Accountant(world.sums, registry))
         await front.start()
         stack.push_async_callback(front.stop)
+        stack.push_async_callback(feed.close)
         yield ControlPlaneApp(front)
 
 
@@ -83,6 +90,12 @@ def _reconcile(loops: Loops, settings: ControlPlaneSettings, overdue: Overdue, i
     loops.every(interval * 10, "lost", overdue.publish_lost)
     loops.every(min(1.0, settings.job_lease / 4), "rescue", overdue.rescue)
     loops.every(interval * 4, "intake", intake.file)
+
+
+def _tell(loops: Loops, feed: Feed, accountant: Accountant) -> None:
+    loops.spawn("feed", feed.follow)
+    loops.every(1.0, "weigh", accountant.weigh)
+    loops.every(1.0, "count", accountant.count)
 
 
 COMPONENT = Component("controlplane", ControlPlaneSettings, build, "CONTROLPLANE_HTTP_PORT")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -36,8 +36,26 @@ class BreakerDesk:
 
     async def list(self) -> list[BreakerView]:
         """All breakers, by name."""
-        names = sorted(await self._world.types.all())
-        records = await self._world.breakers.read(names)
+        names = await self.names()
+        return [*await self._views(names, await self._world.breakers.read(names))]
+
+    async def names(self) -> Sequence[str]:
+        """Of all breakers, sorted."""
+        return sorted(await self._world.types.all())
+
+    async def dress(
+        self, names: Sequence[str], records: Mapping[str, BreakerRecord]
+    ) -> Sequence[BreakerView]:
+        """The views of records that come from elsewhere; without failures while the store of these is away."""
+        try:
+            return await self._views(names, records)
+        except Unavailable:
+            held = await self._waiting()
+            return [BreakerView(records.get(n, BreakerRecord(n)), {}, held.get(n, 0)) for n in names]
+
+    async def _views(
+        self, names: Sequence[str], records: Mapping[str, BreakerRecord]
+    ) -> Sequence[BreakerView]:
         failures = await self._world.breakers.failures(names)
         held = [name for name, record in records.items() if record.state.holds]
         waiting = await self._waiting() if held else {}
@@ -48,7 +66,7 @@ class BreakerDesk:
 
     async def get(self, name: str) -> BreakerView:
         """Raises NotFound."""
-        await self._known(name)
+        await self.know(name)
         record = (await self._world.breakers.read([name])).get(name, BreakerRecord(name))
         failures = (await self._world.breakers.failures([name])).get(name, {})
         held = (await self._waiting()).get(name, 0) if record.state.holds else 0
@@ -79,7 +97,7 @@ class BreakerDesk:
         ]
         if wrong:
             raise InvalidJob(wrong)
-        await self._known(name)
+        await self.know(name)
         for _ in range(SWAP_TRIES):
             record = (await self._world.breakers.read([name])).get(name, BreakerRecord(name))
             moved = decide(record, await self._world.breakers.now())
@@ -98,7 +116,8 @@ class BreakerDesk:
             f"breaker '{name}' is moving", reason="BREAKER_MOVING", retry_after=RETRY, metadata={"name": name}
         )
 
-    async def _known(self, name: str) -> None:
+    async def know(self, name: str) -> None:
+        """Raises NotFound."""
         if name not in await self._world.types.all():
             raise NotFound("breaker", name)
 

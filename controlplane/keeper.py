@@ -3,7 +3,8 @@ wiped store has forgotten are rebuilt, operators' copies are repaired."""
 
 from __future__ import annotations
 
-from jobkit.domain.breaker import BreakerRecord
+from collections.abc import Mapping
+
 from jobkit.host.world import World
 
 
@@ -15,15 +16,21 @@ class Keeper:
 
     async def keep(self) -> None:
         names = sorted(await self._world.types.all())
-        told = await self._world.ledger.latest()
+        heads = await self._world.ledger.heads(names)
         stored = await self._world.breakers.read(names)
+        behind: dict[str, int] = {}
         for name in names:
-            record, ledger = stored.get(name), told.get(name)
-            if record is not None and record.generation > (ledger.generation if ledger else 0):
+            record, head = stored.get(name), heads.get(name, 0)
+            generation = record.generation if record else 0
+            if record is not None and generation > head:
                 await self._world.ledger.record(record)
-            elif ledger is not None and (record is None or record.generation < ledger.generation):
-                await self._rebuild(name, record, ledger)
+            elif generation < head:
+                behind[name] = generation
+        if behind:
+            await self._rebuild(behind)
         await self._world.breakers.repair(names)
 
-    async def _rebuild(self, name: str, record: BreakerRecord | None, ledger: BreakerRecord) -> None:
-        await self._world.breakers.swap(name, record.generation if record else 0, ledger)
+    async def _rebuild(self, behind: Mapping[str, int]) -> None:
+        """Only what differs is read in full, and that is nothing as a rule."""
+        for name, record in (await self._world.ledger.latest(sorted(behind))).items():
+            await self._world.breakers.swap(name, behind[name], record)

@@ -6,20 +6,22 @@ from datetime import datetime
 from typing import Any
 
 from selfheal.control.v1 import breaker_service_pb2 as wire
-from selfheal.control.v1 import breaker_service_pb2_grpc
 
 from controlplane.breakers import BreakerDesk
+from controlplane.chronicle import Chronicle
 from controlplane.convert import breaker_to_wire
+from controlplane.history_servicer import HistoryServicer
 from jobkit.domain.errors import FieldViolation, InvalidJob
 from jobkit.rpc.convert import from_timestamp
 
 MAX_PAGE = 1_000
 
 
-class BreakerServicer(breaker_service_pb2_grpc.BreakerServiceServicer):
+class BreakerServicer(HistoryServicer):
     """Converts, calls, converts back; errors are translated at the door."""
 
-    def __init__(self, desk: BreakerDesk) -> None:
+    def __init__(self, desk: BreakerDesk, chronicle: Chronicle) -> None:
+        super().__init__(chronicle)
         self._desk = desk
 
     async def ListBreakers(

@@ -121,7 +121,7 @@ class Breakers:
         """Once for each: from then on we hear of its moves."""
         new = [name for name in names if name not in self._looked_up]
         if new:
-            latest = await self._ledger.latest()
+            latest = await self._ledger.latest(new)
             self._looked_up.update(new)
             for name in new:
                 if name in latest:

@@ -14,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from selfheal.control.v1 import breaker_pb2, breaker_service_pb2_grpc
 from selfheal.control.v1 import breaker_service_pb2 as api
 
+from jobkit.cli import breaker_history
 from jobkit.cli.arguments import AsJson, Control
 from jobkit.cli.breaker_view import print_breaker, print_breakers
 from jobkit.cli.output import print_json, print_json_lines
@@ -32,6 +33,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+breaker_history.add_to(app)
 
 Name = Annotated[str, typer.Argument(metavar="BREAKER", help="The breaker: a job type.")]
 Reason = Annotated[str, typer.Option(help="Why; recorded. Asked for when not given.")]

@@ -68,6 +68,15 @@ def print_details(rows: Iterable[tuple[str, Cell]]) -> None:
     _print(grid)
 
 
+def print_line(cells: Iterable[Cell]) -> None:
+    """What is not empty, on one line."""
+    line = Text(" ").join(_text(cell) for cell in cells if cell)
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    with console.capture() as captured:
+        console.print(line)
+    typer.echo(captured.get().rstrip("\n"))
+
+
 def print_json(message: Message, *, indent: int | None = 2) -> None:
     """One document; fields without presence are always there."""
     plain = json_format.MessageToDict(message, always_print_fields_with_no_presence=True)

@@ -40,7 +40,8 @@ class Cause(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Proof:
     """What the fleet had seen when evidence moved a breaker: attempts and distinct jobs by error code within the
-    window, how many recent attempts were looked at, and samples of who saw it."""
+    window, how many recent attempts were looked at, samples of who saw it, and the window's oldest failure (store
+    milliseconds)."""
 
     failures: Mapping[str, int]
     distinct_jobs: Mapping[str, int]
@@ -48,6 +49,7 @@ class Proof:
     workers: tuple[str, ...] = ()
     jobs: tuple[UUID, ...] = ()
     traces: tuple[str, ...] = ()
+    first_failure_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

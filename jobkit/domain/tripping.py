@@ -150,7 +150,9 @@ def reset(record: BreakerRecord, now: int, actor: str, reason: str) -> BreakerRe
 
 
 def _evidence(reason: str, code: str, window: Window, sample: int) -> _Why:
-    proof = Proof(dict(window.failures), dict(window.distinct_jobs), sample)
+    proof = Proof(
+        dict(window.failures), dict(window.distinct_jobs), sample, first_failure_at=window.first_failure_at
+    )
     return _Why(Cause.EVIDENCE, "", reason, code, proof)
 
 

@@ -17,8 +17,10 @@ from jobkit.adapters.redis.breakers import RedisBreakerStore
 from jobkit.adapters.redis.signals import RedisSignals
 from jobkit.adapters.sql import schema
 from jobkit.adapters.sql.engine import Database
-from jobkit.adapters.sql.holds import SqlLedger
+from jobkit.adapters.sql.history import SqlHistory
+from jobkit.adapters.sql.incidents import SqlSums
 from jobkit.adapters.sql.intake import SqlIntake
+from jobkit.adapters.sql.ledger import SqlLedger
 from jobkit.adapters.sql.presence import SqlPresence, SqlSessions, SqlTypes
 from jobkit.adapters.sql.reader import SqlReader
 from jobkit.adapters.sql.recovery import SqlRecovery
@@ -26,6 +28,7 @@ from jobkit.adapters.sql.retention import SqlRetention
 from jobkit.adapters.sql.steering import SqlSteering
 from jobkit.adapters.sql.work import SqlWork
 from jobkit.domain.errors import SchemaMismatch, Unavailable
+from jobkit.host.ledger import TellingLedger
 from jobkit.ports import BreakerStore, Dispatcher, Signals
 from jobkit.runtime.health import Check
 from jobkit.runtime.publisher import Publisher
@@ -53,7 +56,8 @@ class World:
         self.sessions = SqlSessions(self.database)
         self.presence = SqlPresence(self.database)
         self.types = SqlTypes(self.database)
-        self.ledger = SqlLedger(self.database)
+        self.history = SqlHistory(self.database)
+        self.sums = SqlSums(self.database)
         self.recovery = SqlRecovery(self.database)
         self.retention = SqlRetention(self.database)
         self.dispatcher: Dispatcher = (
@@ -66,6 +70,7 @@ class World:
             self.signals = RedisSignals(settings.redis_url, settings.namespace)
         else:
             self.breakers, self.signals = MemoryBreakerStore(), EmbeddedSignals()
+        self.ledger = TellingLedger(SqlLedger(self.database), self.signals)
         self.embedded_breakers = settings.redis_url is None
         self.tracing = Tracing(provider(component, environ))
         self._schema_checked = False

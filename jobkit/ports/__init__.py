@@ -4,9 +4,10 @@ contract tests. Every method may raise `errors.Unavailable` where its world is a
 
 from jobkit.ports.breakers import BreakerStore, Ledger
 from jobkit.ports.dispatch import Delivery, Dispatch, Dispatcher, Lane, Undecodable
+from jobkit.ports.history import History, Sums
 from jobkit.ports.jobs import Accepted, Held, Intake, JobReader, Lease, Miss, Settlement, Steering, WorkStore
 from jobkit.ports.presence import Presence, Sessions, TypeCatalog, TypeInfo
-from jobkit.ports.recovery import Ages, PurgeStep, Recovery, Retention
+from jobkit.ports.recovery import Ages, PurgeStep, RecordStep, Recovery, Retention
 from jobkit.ports.signals import Signals
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Dispatch",
     "Dispatcher",
     "Held",
+    "History",
     "Intake",
     "JobReader",
     "Lane",
@@ -25,12 +27,14 @@ __all__ = [
     "Miss",
     "Presence",
     "PurgeStep",
+    "RecordStep",
     "Recovery",
     "Retention",
     "Sessions",
     "Settlement",
     "Signals",
     "Steering",
+    "Sums",
     "TypeCatalog",
     "TypeInfo",
     "Undecodable",

@@ -65,9 +65,14 @@ class Ledger(Protocol):
     """Every breaker transition, in commit order, and the holds that follow from it."""
 
     async def record(self, record: BreakerRecord) -> int:
-        """Insert the record's transitions that are missing (unique by breaker and generation), set or lift
-        the type's hold to match the record unless a newer generation did, and return the ledger's revision.
-        Idempotent."""
+        """Insert the record's transitions that are missing (unique by breaker, scope and generation), open or close
+        the breaker's incident, set or lift the type's hold to match the record unless a newer generation did, and
+        return the ledger's revision. Idempotent. A record whose newest transition has the scope of one worker is
+        that worker's own: only transitions of that scope are inserted, and there is neither hold nor incident."""
 
-    async def latest(self) -> dict[str, BreakerRecord]:
-        """Each breaker as its last 16 transitions tell it: what a wiped breaker store is rebuilt from."""
+    async def heads(self, names: Sequence[str]) -> dict[str, int]:
+        """The newest fleet generation of those breakers that the ledger knows: cheap enough for every second."""
+
+    async def latest(self, names: Sequence[str] | None = None) -> dict[str, BreakerRecord]:
+        """These breakers (all when None) as their last 16 fleet transitions tell them, with what the newest led to
+        (open until when, forced by hand, reopened how often): what a wiped breaker store is rebuilt from."""

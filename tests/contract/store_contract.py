@@ -22,8 +22,10 @@ import uuid_utils.compat as uuid_ids
 
 from jobkit.adapters.sql import schema
 from jobkit.adapters.sql.engine import Database
-from jobkit.adapters.sql.holds import SqlLedger
+from jobkit.adapters.sql.history import SqlHistory
+from jobkit.adapters.sql.incidents import SqlSums
 from jobkit.adapters.sql.intake import SqlIntake
+from jobkit.adapters.sql.ledger import SqlLedger
 from jobkit.adapters.sql.presence import SqlPresence, SqlSessions, SqlTypes
 from jobkit.adapters.sql.reader import SqlReader
 from jobkit.adapters.sql.recovery import SqlRecovery
@@ -58,6 +60,8 @@ class Store:
         self.work = SqlWork(database)
         self.reader = SqlReader(database)
         self.ledger = SqlLedger(database)
+        self.history = SqlHistory(database)
+        self.sums = SqlSums(database)
         self.steering = SqlSteering(database)
         self.sessions = SqlSessions(database)
         self.presence = SqlPresence(database)

@@ -13,6 +13,7 @@ from jobkit.adapters.sql.retention import NEWEST_KEPT, SqlRetention
 from jobkit.adapters.sql.tables import (
     breaker_transitions,
     claim_fronts,
+    incidents,
     job_labels,
     job_types,
     jobs,
@@ -21,7 +22,7 @@ from jobkit.adapters.sql.tables import (
     workers,
 )
 from jobkit.domain.breaker import BreakerState
-from jobkit.ports import Ages, PurgeStep
+from jobkit.ports import Ages, PurgeStep, RecordStep
 from tests.contract.store_contract import OnPostgres, OnSqlite, Store, StoreContract
 
 DAY = 86_400_000
@@ -130,13 +131,45 @@ class RetentionContract(StoreContract):
             await store.move("email", (BreakerState.OPEN, BreakerState.CLOSED)[number % 2])
         await store.hold("sms")
         before = await store.ledger.latest()
-        assert await retention.purge_records(AGES, 100) == 0
+        assert await retention.purge_ledger(0, AGES, 100) == RecordStep(0, None)
         await store.execute(sa.update(breaker_transitions).values(at=1))
-        assert await retention.purge_records(AGES, 3) == 3
-        assert await retention.purge_records(AGES, 3) == 1
+        assert await retention.purge_ledger(0, AGES, 3) == RecordStep(3, 3)
+        assert await retention.purge_ledger(3, AGES, 3) == RecordStep(1, 6)
+        # What stays is looked at once a pass, and does not keep the rest from leaving.
+        assert await retention.purge_ledger(6, AGES, 100) == RecordStep(0, None)
         assert await self.count(store, breaker_transitions) == NEWEST_KEPT + 1
         assert (await store.ledger.latest()).keys() == before.keys()
         assert (await store.ledger.latest())["email"].generation == before["email"].generation
+
+    async def test_a_pass_over_the_ledger_ends_at_what_is_young(
+        self, store: Store, retention: SqlRetention
+    ) -> None:
+        for number in range(NEWEST_KEPT + 6):
+            await store.move("email", (BreakerState.OPEN, BreakerState.CLOSED)[number % 2])
+        await store.execute(
+            sa.update(breaker_transitions).where(breaker_transitions.c.revision < 4).values(at=1)
+        )
+        assert await retention.purge_ledger(0, AGES, 3) == RecordStep(3, 3)
+        assert await retention.purge_ledger(3, AGES, 3) == RecordStep(0, None)
+
+    async def test_a_workers_own_moves_leave_whatever_is_kept(
+        self, store: Store, retention: SqlRetention
+    ) -> None:
+        await store.hold()
+        await store.execute(sa.update(breaker_transitions).values(at=1, scope="w1"))
+        assert await retention.purge_ledger(0, AGES, 3) == RecordStep(1, None)
+
+    async def test_incidents_leave_once_they_are_over(self, store: Store, retention: SqlRetention) -> None:
+        for name in ("email", "sms", "fax"):
+            await store.hold(name)
+        for name in ("email", "sms"):
+            await store.lift(name)
+        assert await retention.purge_records(AGES, 100) == 0
+        await store.execute(sa.update(incidents).values(opened_at=1))
+        await store.execute(sa.update(incidents).where(incidents.c.breaker != "fax").values(closed_at=2))
+        assert await retention.purge_records(AGES, 1) == 1
+        assert await retention.purge_records(AGES, 1) == 1
+        assert await self.count(store, incidents) == 1
 
     async def test_filed_messages_and_traces_of_workers_leave(
         self, store: Store, retention: SqlRetention

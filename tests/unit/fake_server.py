@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
-from selfheal.control.v1 import breaker_pb2, breaker_service_pb2, breaker_service_pb2_grpc
+from selfheal.control.v1 import breaker_pb2, breaker_service_pb2, breaker_service_pb2_grpc, incident_pb2
 from selfheal.jobs.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
 
 from jobkit.domain.errors import (
@@ -49,6 +49,8 @@ class Memory:
             "email": breaker_pb2.Breaker(breaker="email", state=breaker_pb2.BREAKER_STATE_CLOSED)
         }
         self.failures: deque[SelfhealError | grpc.StatusCode] = deque()
+        self.history: list[breaker_pb2.BreakerTransition] = []
+        self.incidents: list[incident_pb2.Incident] = []
         self.lose_answers = 0
         self.requests: list[Message] = []
         self.metadata: list[dict[str, str | bytes]] = []
@@ -282,6 +284,46 @@ class FakeBreakerService(breaker_service_pb2_grpc.BreakerServiceServicer):
         def work():
             breaker = self._move(request, breaker_pb2.BREAKER_STATE_CLOSED, forced=True)
             return breaker_service_pb2.CloseBreakerResponse(breaker=breaker)
+
+        return self.memory.serve(context, request, work)
+
+    def WatchBreakers(self, request, context):
+        """The transitions so far after the revision, then the end that `memory.failures` says, or a clean one."""
+        self.memory.requests.append(request)
+        if not request.HasField("revision"):
+            for breaker in self.memory.breakers.values():
+                yield breaker_service_pb2.WatchBreakersResponse(breaker=breaker)
+            yield breaker_service_pb2.WatchBreakersResponse(revision=1)
+        for move in self.memory.history:
+            if move.revision > max(request.revision, 1):
+                yield breaker_service_pb2.WatchBreakersResponse(revision=move.revision, transition=move)
+        if self.memory.failures:
+            context.abort(self.memory.failures.popleft(), "over")
+
+    def ListBreakerTransitions(self, request, context):
+        """Two a page."""
+
+        def work():
+            before = int(request.page_token or 1000)
+            found = [m for m in reversed(self.memory.history) if m.revision < before]
+            found = [m for m in found if request.breaker in ("", m.breaker)]
+            page = found[: min(request.page_size or 2, 2)]
+            token = str(page[-1].revision) if len(found) > len(page) else ""
+            return breaker_service_pb2.ListBreakerTransitionsResponse(transitions=page, next_page_token=token)
+
+        return self.memory.serve(context, request, work)
+
+    def ListIncidents(self, request, context):
+        def work():
+            found = [i for i in self.memory.incidents if not (request.open_only and i.HasField("close_time"))]
+            return breaker_service_pb2.ListIncidentsResponse(incidents=found)
+
+        return self.memory.serve(context, request, work)
+
+    def GetIncident(self, request, context):
+        def work():
+            (found,) = [i for i in self.memory.incidents if i.incident_id == request.incident_id]
+            return breaker_service_pb2.GetIncidentResponse(incident=found, transitions=self.memory.history)
 
         return self.memory.serve(context, request, work)
 

@@ -98,7 +98,7 @@ class TestEvidence:
             Cause.EVIDENCE,
             reason=reason,
             error_code="A",
-            proof=Proof(seen.failures, seen.distinct_jobs, 6),
+            proof=Proof(seen.failures, seen.distinct_jobs, 6, first_failure_at=NOW - 1_000),
         )
         assert opened == BreakerRecord(
             "email", BreakerState.OPEN, NOW, NOW, until, error_code="A", transitions=(move,)

@@ -26,6 +26,7 @@ BY_CODE = {
         if reason == "SCHEMA_MISMATCH"
         else errors.Precondition("", reason=reason)
     ),
+    "OUT_OF_RANGE": lambda reason: errors.OutOfRange("", reason=reason),
     "RESOURCE_EXHAUSTED": lambda reason: errors.Exhausted("", reason=reason, retry_after=SOON),
     "UNAVAILABLE": lambda reason: errors.Unavailable("", reason=reason, retry_after=SOON),
     "UNIMPLEMENTED": lambda reason: (

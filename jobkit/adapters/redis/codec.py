@@ -90,6 +90,7 @@ def _proof(found: Any) -> Proof | None:
             workers=tuple(str(worker) for worker in found["workers"]),
             jobs=tuple(UUID(job) for job in found["jobs"]),
             traces=tuple(str(trace) for trace in found["traces"]),
+            first_failure_at=_whole(found.get("first_failure_at"), None),
         )
     except (ValueError, TypeError, KeyError, AttributeError):
         return None

@@ -168,8 +168,53 @@ breaker_transitions = sa.Table(
     sa.Column("actor", sa.Text, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("error_code", sa.String(64), nullable=False),
-    sa.UniqueConstraint("breaker", "generation"),
+    # "" for the fleet, or the worker that went by a breaker of its own.
+    sa.Column("scope", sa.String(128), nullable=False, server_default=sa.text("''")),
+    # What the fleet had seen, as JSON; NULL when evidence was not the cause.
+    sa.Column("proof", sa.LargeBinary),
+    # What the move led to, so that a breaker can be rebuilt from its newest entry.
+    sa.Column("open_until", Millis),
+    sa.Column("forced", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("reopened", sa.Integer, nullable=False, server_default="0"),
+    # In this order: the newest of a breaker's fleet entries are one short scan.
+    sa.UniqueConstraint("breaker", "scope", "generation"),
 )
+# A breaker's history, and what a watcher of one breaker has not seen yet.
+sa.Index(
+    "breaker_transitions_breaker_revision_idx", breaker_transitions.c.breaker, breaker_transitions.c.revision
+)
+
+# From a fleet breaker's opening to its closing; written in the transaction of the ledger entries.
+incidents = sa.Table(
+    "incidents",
+    metadata,
+    # The revision of the transition that opened it.
+    sa.Column("incident_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("breaker", sa.String(130), nullable=False),
+    sa.Column("opened_at", Millis, nullable=False),
+    # The same moment by the database's clock, which jobs' times are compared with.
+    sa.Column("noted_at", Millis, nullable=False),
+    sa.Column("first_failure_at", Millis),
+    sa.Column("cause", sa.String(16), nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("error_code", sa.String(64), nullable=False),
+    sa.Column("closed_at", Millis),
+    sa.Column("close_revision", sa.BigInteger),
+    sa.Column("close_cause", sa.String(16)),
+    sa.Column("probes", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("reopened", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("jobs_held", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("attempts_saved", sa.BigInteger, nullable=False, server_default="0"),
+    # How many of them some control plane's counter has.
+    sa.Column("attempts_counted", sa.BigInteger, nullable=False, server_default="0"),
+)
+sa.Index("incidents_breaker_idx", incidents.c.breaker, incidents.c.incident_id)
+# A breaker has one open incident at most.
+_open = sa.text("closed_at IS NULL")
+sa.Index("incidents_open_idx", incidents.c.breaker, unique=True, postgresql_where=_open, sqlite_where=_open)
+_partial("incidents_closed_idx", incidents.c.closed_at, where="closed_at IS NOT NULL")
+_partial("incidents_uncounted_idx", incidents.c.incident_id, where="attempts_saved > attempts_counted")
 
 # Numbers given out in commit order, under the row's lock.
 counters = sa.Table(
