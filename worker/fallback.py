@@ -119,6 +119,12 @@ class FallbackStore:
     async def return_permit(self, name: str, generation: int, holder: str) -> None:
         await self._call(lambda store: store.return_permit(name, generation, holder))
 
+    async def eject(self, name: str, generation: int, worker: str, limit: int, lease: timedelta) -> bool:
+        return await self._call(lambda s: s.eject(name, generation, worker, limit, lease))
+
+    async def readmit(self, name: str, worker: str) -> None:
+        await self._call(lambda store: store.readmit(name, worker))
+
     async def version(self) -> int:
         return await self._call(lambda store: store.version())
 

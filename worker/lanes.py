@@ -61,10 +61,8 @@ class Lanes:
             known = await self._catalog.all()
         fresh = [name for name in known if name not in self._lanes and self._registry.find(name) is not None]
         if fresh:
-            for name in fresh:
-                self._parts.breakers.of(name)
-            # Not before its breaker is known: a held type must not start with a burst.
-            await self._parts.breakers.refresh(fresh)
+            # Not before its breakers are known: a held type must not start with a burst.
+            await self._parts.breakers.refresh_gates(fresh)
         for name in fresh:
             # Looked at again: another look may have been faster meanwhile.
             if name not in self._lanes and not self._draining:
@@ -82,9 +80,10 @@ class Lanes:
             _log.debug("new types wait for the database: %s", error)
 
     def on_breaker(self, name: str, record: BreakerRecord) -> None:
-        lane = self._lanes.get(name)
-        if lane is not None:
-            lane.on_breaker(record)
+        """A breaker moved: the type's, or that of a dependency."""
+        for lane in self._lanes.values() if record.is_dependency else [self._lanes.get(name)]:
+            if lane is not None and lane.stands_behind(name):
+                lane.on_breaker(record)
 
     def wake(self, job_type: str) -> None:
         lane = self._lanes.get(job_type)

@@ -30,6 +30,7 @@ from worker.handlers.simulator import SimulatorSettings, simulator
 from worker.handlers.webhook import Webhook
 from worker.lane import LaneParts
 from worker.lanes import Lanes
+from worker.prober import Prober
 from worker.registry import Registry
 from worker.runner import Runner, RunnerParts
 from worker.settings import WorkerSettings
@@ -60,13 +61,18 @@ class Organs:
         self.executor = Executor(handlers, limits, progress=self.claims.note_progress, freed=self._wake)
         self.fallback = FallbackStore(world.breakers, MemoryBreakerStore)
         self.breakers = Breakers(
-            self.fallback, world.ledger, settings.breaker_policy, self.worker_id, self._moved
+            self.fallback, world.ledger, settings.breaker_policy, self.worker_id, self._moved, handlers.needs
         )
         self.claimer = Claimer(world.work, self.worker_id, lease, new_id)
         runner = self._runner(settings, handlers)
         self.slots = Slots(settings.concurrency, settings.max_concurrency)
         parts = LaneParts(
-            world.dispatcher, self.breakers, runner, self.slots, timeout + PERMIT_SLACK, settings.ack_after
+            world.dispatcher,
+            self.breakers,
+            Prober(self.breakers, timeout + PERMIT_SLACK),
+            runner,
+            self.slots,
+            settings.ack_after,
         )
         self.lanes = Lanes(handlers, world.types, parts, settings.max_job_types)
 

@@ -13,7 +13,7 @@ import pytest
 from jobkit import TransientError
 from jobkit.adapters.embedded.breakers import MemoryBreakerStore
 from jobkit.adapters.redis.breakers import RedisBreakerStore
-from jobkit.domain.breaker import BreakerPolicy, BreakerRecord, BreakerState, Evidence
+from jobkit.domain.breaker import BreakerPolicy, BreakerRecord, BreakerState, Evidence, Outcome
 from jobkit.domain.errors import store_unavailable
 from jobkit.domain.tripping import open_by_hand
 from jobkit.handling import JobContext
@@ -187,7 +187,7 @@ async def test_alone_the_whole_port_is_served(monkeypatch: pytest.MonkeyPatch) -
     shared.away = True
     await store.version()
     await store.create("email")
-    window = await store.report("email", Evidence(0, ((uuid4(), "X"),)), 10, 60_000)
+    window = await store.report("email", Evidence(0, (Outcome(uuid4(), "X"),)), 10, 60_000)
     assert window.failures == {"X": 1}
     assert (await store.window("email", 10, 60_000)).failures == {"X": 1}
     assert await store.failures(["email"]) == {"email": {"X": 1}}

@@ -7,7 +7,7 @@ False openings in longer runs of `History`, with every error under one code, whi
 |    5 % |                            0 |           0 (and 0 ejections)  |                                  0 |
 |   20 % |                            0 |           0 (and 7 ejections)  |       6 (all of the first 5 fail)  |
 
-The rule before it ("half of the last 50, or of as many as there are") opened falsely in 4 % of the cold starts at 20 %.
+The rule before it ("half of the last 50, or of as many as there are") opened falsely in 4 % of cold starts at 20 %.
 
 Attempts wasted until it opens, once everything fails (median and worst of 100 runs):
 
