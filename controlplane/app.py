@@ -12,6 +12,7 @@ from selfheal.control.v1.breaker_service_pb2_grpc import add_BreakerServiceServi
 from controlplane.breakers import BreakerDesk
 from controlplane.gauges import COUNT_SECONDS, Gauges
 from controlplane.keeper import Keeper
+from controlplane.policies import PolicyDesk
 from controlplane.reconcilers.intake import Intake
 from controlplane.reconcilers.overdue import Overdue
 from controlplane.reconcilers.retention import Retention
@@ -51,7 +52,7 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
             "controlPlane",
             settings.bind,
             (settings.grpc_port, settings.http_port),
-            [(add_BreakerServiceServicer_to_server, BreakerServicer(desk), SERVICE)],
+            [(add_BreakerServiceServicer_to_server, BreakerServicer(desk, PolicyDesk(world)), SERVICE)],
             world.checks(publisher),
             registry,
         )

@@ -12,7 +12,8 @@ from jobkit.domain.breaker import Transition
 from jobkit.rpc.convert import to_timestamp
 
 
-def _time(millis: int) -> Timestamp:
+def to_time(millis: int) -> Timestamp:
+    """Milliseconds since the epoch."""
     return to_timestamp(datetime.fromtimestamp(millis / 1000, UTC))
 
 
@@ -30,9 +31,9 @@ def breaker_to_wire(view: BreakerView) -> breaker_pb2.Breaker:
         held_jobs=view.held_jobs,
     )
     if record.opened_at is not None:
-        message.open_time.CopyFrom(_time(record.opened_at))
+        message.open_time.CopyFrom(to_time(record.opened_at))
     if record.open_until is not None:
-        message.open_until.CopyFrom(_time(record.open_until))
+        message.open_until.CopyFrom(to_time(record.open_until))
     return message
 
 
@@ -41,7 +42,7 @@ def _transition(move: Transition) -> breaker_pb2.BreakerTransition:
         from_state=breaker_pb2.BreakerState.Value(f"BREAKER_STATE_{move.from_state.value}"),
         to_state=breaker_pb2.BreakerState.Value(f"BREAKER_STATE_{move.to_state.value}"),
         generation=move.generation,
-        transition_time=_time(move.at),
+        transition_time=to_time(move.at),
         cause=breaker_pb2.TransitionCause.Value(f"TRANSITION_CAUSE_{move.cause.value}"),
         actor=move.actor,
         reason=move.reason,

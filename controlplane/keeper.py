@@ -14,7 +14,7 @@ class Keeper:
         self._world = world
 
     async def keep(self) -> None:
-        names = sorted(await self._world.types.all())
+        names = await self._world.types.breakers()
         told = await self._world.ledger.latest()
         stored = await self._world.breakers.read(names)
         for name in names:

@@ -239,8 +239,8 @@ class Permanent(_CodedError):
 class RetryLater(Exception):
     """Run again after `after` (seconds or a timedelta, negative means at once), at the cost of no attempt.
 
-    `scope="type"` speaks for the whole job type, `scope="dependency"` for everything that needs the named `dependency`
-    (or the handler's only one): that breaker opens until exactly then.
+    `scope="type"` speaks for the whole job type, `scope="dependency"` for everything that needs the `dependency`
+    that it names (or the handler's only one): that breaker opens until exactly then.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 
-from jobkit.host.channels import CANCELS, TYPES, WATCHES
+from jobkit.host.channels import CANCELS, POLICIES, TYPES, WATCHES
 from jobkit.host.front import Front
 from jobkit.host.process import Component
 from jobkit.host.queues import Queues, add_queue_routes
@@ -59,8 +59,11 @@ async def build(settings: WorkerSettings, world: World) -> AsyncIterator[WorkerA
         stack.callback(world.signals.listen(WATCHES, organs.watch.watched))
         stack.callback(world.signals.listen(CANCELS, organs.on_cancels))
         stack.callback(world.signals.listen(TYPES, lambda _: organs.lanes.hurry()))
+        stack.callback(world.signals.listen(POLICIES, lambda _: organs.policies.hurry()))
         organs.breakers.start()
         stack.push_async_callback(organs.breakers.stop)
+        organs.policies.start()
+        stack.push_async_callback(organs.policies.stop)
         organs.lanes.start()
         stack.push_async_callback(organs.drain, settings.shutdown_grace)
         stack.push_async_callback(front.health.drain)

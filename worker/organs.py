@@ -30,6 +30,7 @@ from worker.handlers.simulator import SimulatorSettings, simulator
 from worker.handlers.webhook import Webhook
 from worker.lane import LaneParts
 from worker.lanes import Lanes
+from worker.policies import PolicyReader
 from worker.prober import Prober
 from worker.registry import Registry
 from worker.runner import Runner, RunnerParts
@@ -63,6 +64,7 @@ class Organs:
         self.breakers = Breakers(
             self.fallback, world.ledger, settings.breaker_policy, self.worker_id, self._moved, handlers.needs
         )
+        self.policies = PolicyReader(world.policies, self.breakers)
         self.claimer = Claimer(world.work, self.worker_id, lease, new_id)
         runner = self._runner(settings, handlers)
         self.slots = Slots(settings.concurrency, settings.max_concurrency)

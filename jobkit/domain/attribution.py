@@ -1,7 +1,7 @@
 """Which breakers an attempt's outcome is about.
 
-A failure counts on what it names. Unnamed it counts on the job type, and also on a dependency when that is the only one
-declared: with several, nobody can tell which it was. A success speaks for all of them.
+A failure counts on what it names. Unnamed it counts on the job type, and also on a dependency when that is the only
+one declared: with several, nobody can tell which it was. A success speaks for all of them.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@
     ├── NotFound              no such job, no such breaker                  (NOT_FOUND)
     ├── AlreadyExists         the request_id was used with other content    (ALREADY_EXISTS)
     ├── Precondition          the resource is in a state that forbids it    (FAILED_PRECONDITION)
+    ├── Aborted               somebody else was faster: read again          (ABORTED)
     ├── Refused               come back later: `retry_after`
     │   ├── Exhausted         a bound was met                               (RESOURCE_EXHAUSTED)
     │   └── Unavailable       a dependency is away, or a breaker is open    (UNAVAILABLE)
@@ -63,6 +64,10 @@ class AlreadyExists(SelfhealError):
 
 class Precondition(SelfhealError):
     """The resource is in a state that forbids the call."""
+
+
+class Aborted(SelfhealError):
+    """Somebody else changed it meanwhile: read it again, then decide anew."""
 
 
 class SchemaMismatch(SelfhealError):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from jobkit.domain.breaker import BreakerPolicy, Mode
-from jobkit.domain.errors import FieldViolation
+from jobkit.domain.errors import Aborted, FieldViolation
 
 ANY = "*"
 _PATTERN = re.compile(r"\*|@?[A-Za-z0-9][A-Za-z0-9._:-]{0,127}\*?|@\*")
@@ -62,7 +62,8 @@ class PolicyOverride:
 
 @dataclass(frozen=True, slots=True)
 class StoredPolicy:
-    """An override where it is kept; `revision` is that of its last change, `updated_at` database ms."""
+    """An override where it is kept; `revision` is that of its last change (0: nothing is stored), `updated_at`
+    database ms."""
 
     pattern: str
     override: PolicyOverride
@@ -105,6 +106,16 @@ def covers(pattern: str, name: str) -> bool:
     if pattern.endswith(ANY):
         return name.startswith(pattern[:-1])
     return pattern == name
+
+
+def check_etag(stored: StoredPolicy, etag: str) -> None:
+    """Raises Aborted when somebody changed the policy since `etag` was read."""
+    if etag != stored.etag:
+        raise Aborted(
+            f"the policy of '{stored.pattern}' was changed meanwhile",
+            reason="ETAG_MISMATCH",
+            metadata={"name": stored.pattern, "etag": stored.etag},
+        )
 
 
 def find_policy_faults(pattern: str, override: PolicyOverride) -> Iterator[FieldViolation]:

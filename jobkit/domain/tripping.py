@@ -19,6 +19,7 @@ from jobkit.domain.evidence import decide_alone, decide_evidence
 from jobkit.domain.moving import Why, closed, cooldown, heeds_evidence, moved, next_generation, tripped
 
 __all__ = [
+    "ANONYMOUS",
     "close_by_hand",
     "cooldown",
     "decide_alone",

@@ -19,6 +19,7 @@ from jobkit.adapters.sql import schema
 from jobkit.adapters.sql.engine import Database
 from jobkit.adapters.sql.holds import SqlLedger
 from jobkit.adapters.sql.intake import SqlIntake
+from jobkit.adapters.sql.policies import SqlPolicies
 from jobkit.adapters.sql.presence import SqlPresence, SqlSessions, SqlTypes
 from jobkit.adapters.sql.reader import SqlReader
 from jobkit.adapters.sql.recovery import SqlRecovery
@@ -54,6 +55,7 @@ class World:
         self.presence = SqlPresence(self.database)
         self.types = SqlTypes(self.database)
         self.ledger = SqlLedger(self.database)
+        self.policies = SqlPolicies(self.database)
         self.recovery = SqlRecovery(self.database)
         self.retention = SqlRetention(self.database)
         self.dispatcher: Dispatcher = (

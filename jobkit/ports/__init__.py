@@ -5,6 +5,7 @@ contract tests. Every method may raise `errors.Unavailable` where its world is a
 from jobkit.ports.breakers import BreakerStore, Ledger
 from jobkit.ports.dispatch import Delivery, Dispatch, Dispatcher, Lane, Undecodable
 from jobkit.ports.jobs import Accepted, Held, Intake, JobReader, Lease, Miss, Settlement, Steering, WorkStore
+from jobkit.ports.policies import Policies
 from jobkit.ports.presence import Presence, Sessions, TypeCatalog, TypeInfo
 from jobkit.ports.recovery import Ages, PurgeStep, Recovery, Retention
 from jobkit.ports.signals import Signals
@@ -23,6 +24,7 @@ __all__ = [
     "Lease",
     "Ledger",
     "Miss",
+    "Policies",
     "Presence",
     "PurgeStep",
     "Recovery",

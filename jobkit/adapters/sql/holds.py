@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from jobkit.adapters.sql.engine import Database, upsert
+from jobkit.adapters.sql.policies import policies_now
 from jobkit.adapters.sql.rows import HOLD_COLUMNS, Hold, hold_of
+from jobkit.adapters.sql.standing import apply_standing, ends_of, enforced, needs_now
 from jobkit.adapters.sql.tables import breaker_transitions, counters, job_types, jobs
-from jobkit.adapters.sql.terms import any_text, db_now
+from jobkit.adapters.sql.terms import any_text
+from jobkit.domain.attribution import breakers_of
 from jobkit.domain.breaker import TRANSITIONS_KEPT, BreakerRecord, BreakerState, Cause, Transition
-from jobkit.domain.job import QuarantineReason
 
 LEDGER = "ledger"
 
@@ -61,15 +63,24 @@ async def holds_at(connection: AsyncConnection, revision: int) -> dict[str, Hold
             ),
         )
     )
-    then = {row.breaker: row for row in rows}
-    return {name: _as_of(hold, then.get(name)) for name, hold in holds.items()}
+    policies = await policies_now(connection)
+    then = {row.breaker: row for row in rows if enforced(policies, row.breaker)}
+    needs = await needs_now(connection, None)
+    return {
+        name: _as_of(hold, [then[b] for b in breakers_of(name, needs.get(name, ())) if b in then])
+        for name, hold in holds.items()
+    }
 
 
-def _as_of(hold: Hold, move: Any) -> Hold:
-    held = move is not None and BreakerState(move.to_state).holds
-    if held == hold.held:
+def _as_of(hold: Hold, moves: Sequence[Any]) -> Hold:
+    """The hold as the last moves of its breakers made it."""
+    holding = [move for move in moves if BreakerState(move.to_state).holds]
+    if bool(holding) == hold.held:
         return hold
-    return Hold(hold.number, held, move.at if held else None)
+    first = min(holding, key=lambda move: int(move.at), default=None)
+    return (
+        Hold(hold.number, False) if first is None else Hold(hold.number, True, first.at, None, first.breaker)
+    )
 
 
 class SqlLedger:
@@ -101,10 +112,7 @@ class SqlLedger:
             told: dict[str, list[Transition]] = {}
             for row in await connection.execute(statement):
                 told.setdefault(row.breaker, []).append(_transition_of(row))
-            until = {
-                row.job_type: row.held_until
-                for row in await connection.execute(sa.select(job_types.c.job_type, job_types.c.held_until))
-            }
+            until = await ends_of(connection)
             return {name: _rebuilt(name, moves, until.get(name)) for name, moves in told.items()}
 
         return await self._database.read(work)
@@ -119,7 +127,7 @@ async def _record(connection: AsyncConnection, record: BreakerRecord) -> int:
         rows = [_row(record.name, move, revision) for revision, move in enumerate(missing, start=first)]
         if rows:
             await connection.execute(sa.insert(breaker_transitions), rows)
-    await _set_hold(connection, record)
+    await apply_standing(connection, record, await policies_now(connection))
     return await revision_now(connection)
 
 
@@ -141,25 +149,6 @@ async def _take_revisions(connection: AsyncConnection, number: int) -> int:
         index_elements=[counters.c.name], set_={"value": counters.c.value + number}
     ).returning(counters.c.value)
     return int((await connection.execute(statement)).scalar_one())
-
-
-async def _set_hold(connection: AsyncConnection, record: BreakerRecord) -> None:
-    """The hold follows the newest generation. A reopening is the same hold; only a new one gets a number."""
-    insert: Any = upsert(connection)(job_types).values(job_type=record.name, created_at=db_now())
-    await connection.execute(insert.on_conflict_do_nothing())
-    held = record.state.holds
-    fresh = sa.and_(sa.true() if held else sa.false(), job_types.c.held_reason.is_(None))
-    await connection.execute(
-        sa.update(job_types)
-        .where(job_types.c.job_type == record.name, job_types.c.hold_generation < record.generation)
-        .values(
-            hold_generation=record.generation,
-            hold_number=job_types.c.hold_number + sa.case((fresh, 1), else_=0),
-            held_since=sa.case((fresh, record.opened_at), else_=job_types.c.held_since) if held else None,
-            held_reason=QuarantineReason.BREAKER_OPEN.value if held else None,
-            held_until=record.open_until if held else None,
-        )
-    )
 
 
 def _row(name: str, move: Transition, revision: int) -> dict[str, Any]:

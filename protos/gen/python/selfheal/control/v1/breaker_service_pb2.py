@@ -23,11 +23,13 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from selfheal.control.v1 import breaker_pb2 as selfheal_dot_control_dot_v1_dot_breaker__pb2
+from selfheal.control.v1 import breaker_policy_pb2 as selfheal_dot_control_dot_v1_dot_breaker__policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)selfheal/control/v1/breaker_service.proto\x12\x13selfheal.control.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!selfheal/control/v1/breaker.proto\"Q\n\x13ListBreakersRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"x\n\x14ListBreakersResponse\x12\x38\n\x08\x62reakers\x18\x01 \x03(\x0b\x32\x1c.selfheal.control.v1.BreakerR\x08\x62reakers\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"-\n\x11GetBreakerRequest\x12\x18\n\x07\x62reaker\x18\x01 \x01(\tR\x07\x62reaker\"L\n\x12GetBreakerResponse\x12\x36\n\x07\x62reaker\x18\x01 \x01(\x0b\x32\x1c.selfheal.control.v1.BreakerR\x07\x62reaker\"]\n\x13ResetBreakerRequest\x12\x18\n\x07\x62reaker\x18\x01 \x01(\tR\x07\x62reaker\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n\x05\x61\x63tor\x18\x03 \x01(\tR\x05\x61\x63tor\"N\n\x14ResetBreakerResponse\x12\x36\n\x07\x62reaker\x18\x01 \x01(\x0b\x32\x1c.selfheal.control.v1.BreakerR\x07\x62reaker\"\x8e\x01\n\x12OpenBreakerRequest\x12\x18\n\x07\x62reaker\x18\x01 \x01(\tR\x07\x62reaker\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n\x05\x61\x63tor\x18\x03 \x01(\tR\x05\x61\x63tor\x12\x30\n\x05until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x05until\"M\n\x13OpenBreakerResponse\x12\x36\n\x07\x62reaker\x18\x01 \x01(\x0b\x32\x1c.selfheal.control.v1.BreakerR\x07\x62reaker\"\x8f\x01\n\x13\x43loseBreakerRequest\x12\x18\n\x07\x62reaker\x18\x01 \x01(\tR\x07\x62reaker\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n\x05\x61\x63tor\x18\x03 \x01(\tR\x05\x61\x63tor\x12\x30\n\x05until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x05until\"N\n\x14\x43loseBreakerResponse\x12\x36\n\x07\x62reaker\x18\x01 \x01(\x0b\x32\x1c.selfheal.control.v1.BreakerR\x07\x62reaker2\xb3\x05\n\x0e\x42reakerService\x12y\n\x0cListBreakers\x12(.selfheal.control.v1.ListBreakersRequest\x1a).selfheal.control.v1.ListBreakersResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/breakers\x12}\n\nGetBreaker\x12&.selfheal.control.v1.GetBreakerRequest\x1a\'.selfheal.control.v1.GetBreakerResponse\"\x1e\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/breakers/{breaker}\x12\x8c\x01\n\x0cResetBreaker\x12(.selfheal.control.v1.ResetBreakerRequest\x1a).selfheal.control.v1.ResetBreakerResponse\"\'\x82\xd3\xe4\x93\x02!\"\x1c/v1/breakers/{breaker}:reset:\x01*\x12\x88\x01\n\x0bOpenBreaker\x12\'.selfheal.control.v1.OpenBreakerRequest\x1a(.selfheal.control.v1.OpenBreakerResponse\"&\x82\xd3\xe4\x93\x02 \"\x1b/v1/breakers/{breaker}:open:\x01*\x12\x8c\x01\n\x0c\x43loseBreaker\x12(.selfheal.control.v1.CloseBreakerRequest\x1a).selfheal.control.v1.CloseBreakerResponse\"\'\x82\xd3\xe4\x93\x02!\"\x1c/v1/breakers/{breaker}:close:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)selfheal/control/v1/breaker_service.proto\x12\x13selfheal.control.v1\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!selfheal/control/v1/breaker.proto\x1a(selfheal/control/v1/breaker_policy.proto\"Q\n\x13ListBreakersRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"x\n\x14ListBreakersResponse\x12\x38\n\x08\x62reakers\x18\x01 \x03(\x0b\x32\x1c.selfheal.control.v1.BreakerR\x08\x62reakers\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"-\n\x11GetBreakerRequest\x12\x18\n\x07\x62reaker\x18\x01 \x01(\tR\x07\x62reaker\"L\n\x12GetBreakerResponse\x12\x36\n\x07\x62reaker\x18\x01 \x01(\x0b\x32\x1c.selfheal.control.v1.BreakerR\x07\x62reaker\"]\n\x13ResetBreakerRequest\x12\x18\n\x07\x62reaker\x18\x01 \x01(\tR\x07\x62reaker\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n\x05\x61\x63tor\x18\x03 \x01(\tR\x05\x61\x63tor\"N\n\x14ResetBreakerResponse\x12\x36\n\x07\x62reaker\x18\x01 \x01(\x0b\x32\x1c.selfheal.control.v1.BreakerR\x07\x62reaker\"\x8e\x01\n\x12OpenBreakerRequest\x12\x18\n\x07\x62reaker\x18\x01 \x01(\tR\x07\x62reaker\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n\x05\x61\x63tor\x18\x03 \x01(\tR\x05\x61\x63tor\x12\x30\n\x05until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x05until\"M\n\x13OpenBreakerResponse\x12\x36\n\x07\x62reaker\x18\x01 \x01(\x0b\x32\x1c.selfheal.control.v1.BreakerR\x07\x62reaker\"\x8f\x01\n\x13\x43loseBreakerRequest\x12\x18\n\x07\x62reaker\x18\x01 \x01(\tR\x07\x62reaker\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n\x05\x61\x63tor\x18\x03 \x01(\tR\x05\x61\x63tor\x12\x30\n\x05until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x05until\"N\n\x14\x43loseBreakerResponse\x12\x36\n\x07\x62reaker\x18\x01 \x01(\x0b\x32\x1c.selfheal.control.v1.BreakerR\x07\x62reaker\"X\n\x1aListBreakerPoliciesRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"\x85\x01\n\x1bListBreakerPoliciesResponse\x12>\n\x08policies\x18\x01 \x03(\x0b\x32\".selfheal.control.v1.BreakerPolicyR\x08policies\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"3\n\x17GetBreakerPolicyRequest\x12\x18\n\x07\x62reaker\x18\x01 \x01(\tR\x07\x62reaker\"\xb4\x01\n\x18GetBreakerPolicyResponse\x12:\n\x06policy\x18\x01 \x01(\x0b\x32\".selfheal.control.v1.BreakerPolicyR\x06policy\x12@\n\teffective\x18\x02 \x01(\x0b\x32\".selfheal.control.v1.BreakerPolicyR\teffective\x12\x1a\n\x08patterns\x18\x03 \x03(\tR\x08patterns\"\x82\x02\n\x1aUpdateBreakerPolicyRequest\x12\x18\n\x07\x62reaker\x18\x01 \x01(\tR\x07\x62reaker\x12:\n\x06policy\x18\x02 \x01(\x0b\x32\".selfheal.control.v1.BreakerPolicyR\x06policy\x12;\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskR\nupdateMask\x12#\n\rvalidate_only\x18\x04 \x01(\x08R\x0cvalidateOnly\x12\x16\n\x06reason\x18\x05 \x01(\tR\x06reason\x12\x14\n\x05\x61\x63tor\x18\x06 \x01(\tR\x05\x61\x63tor\"Y\n\x1bUpdateBreakerPolicyResponse\x12:\n\x06policy\x18\x01 \x01(\x0b\x32\".selfheal.control.v1.BreakerPolicyR\x06policy2\x89\t\n\x0e\x42reakerService\x12y\n\x0cListBreakers\x12(.selfheal.control.v1.ListBreakersRequest\x1a).selfheal.control.v1.ListBreakersResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/breakers\x12}\n\nGetBreaker\x12&.selfheal.control.v1.GetBreakerRequest\x1a\'.selfheal.control.v1.GetBreakerResponse\"\x1e\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/breakers/{breaker}\x12\x8c\x01\n\x0cResetBreaker\x12(.selfheal.control.v1.ResetBreakerRequest\x1a).selfheal.control.v1.ResetBreakerResponse\"\'\x82\xd3\xe4\x93\x02!\"\x1c/v1/breakers/{breaker}:reset:\x01*\x12\x88\x01\n\x0bOpenBreaker\x12\'.selfheal.control.v1.OpenBreakerRequest\x1a(.selfheal.control.v1.OpenBreakerResponse\"&\x82\xd3\xe4\x93\x02 \"\x1b/v1/breakers/{breaker}:open:\x01*\x12\x8c\x01\n\x0c\x43loseBreaker\x12(.selfheal.control.v1.CloseBreakerRequest\x1a).selfheal.control.v1.CloseBreakerResponse\"\'\x82\xd3\xe4\x93\x02!\"\x1c/v1/breakers/{breaker}:close:\x01*\x12\x95\x01\n\x13ListBreakerPolicies\x12/.selfheal.control.v1.ListBreakerPoliciesRequest\x1a\x30.selfheal.control.v1.ListBreakerPoliciesResponse\"\x1b\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/breakerPolicies\x12\x96\x01\n\x10GetBreakerPolicy\x12,.selfheal.control.v1.GetBreakerPolicyRequest\x1a-.selfheal.control.v1.GetBreakerPolicyResponse\"%\x82\xd3\xe4\x93\x02\x1f\x12\x1d/v1/breakerPolicies/{breaker}\x12\xa2\x01\n\x13UpdateBreakerPolicy\x12/.selfheal.control.v1.UpdateBreakerPolicyRequest\x1a\x30.selfheal.control.v1.UpdateBreakerPolicyResponse\"(\x82\xd3\xe4\x93\x02\"2\x1d/v1/breakerPolicies/{breaker}:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,26 +46,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BREAKERSERVICE'].methods_by_name['OpenBreaker']._serialized_options = b'\202\323\344\223\002 \"\033/v1/breakers/{breaker}:open:\001*'
   _globals['_BREAKERSERVICE'].methods_by_name['CloseBreaker']._loaded_options = None
   _globals['_BREAKERSERVICE'].methods_by_name['CloseBreaker']._serialized_options = b'\202\323\344\223\002!\"\034/v1/breakers/{breaker}:close:\001*'
-  _globals['_LISTBREAKERSREQUEST']._serialized_start=164
-  _globals['_LISTBREAKERSREQUEST']._serialized_end=245
-  _globals['_LISTBREAKERSRESPONSE']._serialized_start=247
-  _globals['_LISTBREAKERSRESPONSE']._serialized_end=367
-  _globals['_GETBREAKERREQUEST']._serialized_start=369
-  _globals['_GETBREAKERREQUEST']._serialized_end=414
-  _globals['_GETBREAKERRESPONSE']._serialized_start=416
-  _globals['_GETBREAKERRESPONSE']._serialized_end=492
-  _globals['_RESETBREAKERREQUEST']._serialized_start=494
-  _globals['_RESETBREAKERREQUEST']._serialized_end=587
-  _globals['_RESETBREAKERRESPONSE']._serialized_start=589
-  _globals['_RESETBREAKERRESPONSE']._serialized_end=667
-  _globals['_OPENBREAKERREQUEST']._serialized_start=670
-  _globals['_OPENBREAKERREQUEST']._serialized_end=812
-  _globals['_OPENBREAKERRESPONSE']._serialized_start=814
-  _globals['_OPENBREAKERRESPONSE']._serialized_end=891
-  _globals['_CLOSEBREAKERREQUEST']._serialized_start=894
-  _globals['_CLOSEBREAKERREQUEST']._serialized_end=1037
-  _globals['_CLOSEBREAKERRESPONSE']._serialized_start=1039
-  _globals['_CLOSEBREAKERRESPONSE']._serialized_end=1117
-  _globals['_BREAKERSERVICE']._serialized_start=1120
-  _globals['_BREAKERSERVICE']._serialized_end=1811
+  _globals['_BREAKERSERVICE'].methods_by_name['ListBreakerPolicies']._loaded_options = None
+  _globals['_BREAKERSERVICE'].methods_by_name['ListBreakerPolicies']._serialized_options = b'\202\323\344\223\002\025\022\023/v1/breakerPolicies'
+  _globals['_BREAKERSERVICE'].methods_by_name['GetBreakerPolicy']._loaded_options = None
+  _globals['_BREAKERSERVICE'].methods_by_name['GetBreakerPolicy']._serialized_options = b'\202\323\344\223\002\037\022\035/v1/breakerPolicies/{breaker}'
+  _globals['_BREAKERSERVICE'].methods_by_name['UpdateBreakerPolicy']._loaded_options = None
+  _globals['_BREAKERSERVICE'].methods_by_name['UpdateBreakerPolicy']._serialized_options = b'\202\323\344\223\002\"2\035/v1/breakerPolicies/{breaker}:\001*'
+  _globals['_LISTBREAKERSREQUEST']._serialized_start=240
+  _globals['_LISTBREAKERSREQUEST']._serialized_end=321
+  _globals['_LISTBREAKERSRESPONSE']._serialized_start=323
+  _globals['_LISTBREAKERSRESPONSE']._serialized_end=443
+  _globals['_GETBREAKERREQUEST']._serialized_start=445
+  _globals['_GETBREAKERREQUEST']._serialized_end=490
+  _globals['_GETBREAKERRESPONSE']._serialized_start=492
+  _globals['_GETBREAKERRESPONSE']._serialized_end=568
+  _globals['_RESETBREAKERREQUEST']._serialized_start=570
+  _globals['_RESETBREAKERREQUEST']._serialized_end=663
+  _globals['_RESETBREAKERRESPONSE']._serialized_start=665
+  _globals['_RESETBREAKERRESPONSE']._serialized_end=743
+  _globals['_OPENBREAKERREQUEST']._serialized_start=746
+  _globals['_OPENBREAKERREQUEST']._serialized_end=888
+  _globals['_OPENBREAKERRESPONSE']._serialized_start=890
+  _globals['_OPENBREAKERRESPONSE']._serialized_end=967
+  _globals['_CLOSEBREAKERREQUEST']._serialized_start=970
+  _globals['_CLOSEBREAKERREQUEST']._serialized_end=1113
+  _globals['_CLOSEBREAKERRESPONSE']._serialized_start=1115
+  _globals['_CLOSEBREAKERRESPONSE']._serialized_end=1193
+  _globals['_LISTBREAKERPOLICIESREQUEST']._serialized_start=1195
+  _globals['_LISTBREAKERPOLICIESREQUEST']._serialized_end=1283
+  _globals['_LISTBREAKERPOLICIESRESPONSE']._serialized_start=1286
+  _globals['_LISTBREAKERPOLICIESRESPONSE']._serialized_end=1419
+  _globals['_GETBREAKERPOLICYREQUEST']._serialized_start=1421
+  _globals['_GETBREAKERPOLICYREQUEST']._serialized_end=1472
+  _globals['_GETBREAKERPOLICYRESPONSE']._serialized_start=1475
+  _globals['_GETBREAKERPOLICYRESPONSE']._serialized_end=1655
+  _globals['_UPDATEBREAKERPOLICYREQUEST']._serialized_start=1658
+  _globals['_UPDATEBREAKERPOLICYREQUEST']._serialized_end=1916
+  _globals['_UPDATEBREAKERPOLICYRESPONSE']._serialized_start=1918
+  _globals['_UPDATEBREAKERPOLICYRESPONSE']._serialized_end=2007
+  _globals['_BREAKERSERVICE']._serialized_start=2010
+  _globals['_BREAKERSERVICE']._serialized_end=3171
 # @@protoc_insertion_point(module_scope)
