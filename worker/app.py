@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 from prometheus_client import CollectorRegistry
 
@@ -34,7 +35,14 @@ async def build(settings: WorkerSettings, world: World) -> AsyncIterator[WorkerA
     """A worker that runs while entered. Leaving drains it: readiness off, nothing new, what runs gets the grace,
     the rest goes back unburned, connections close in order. Raises OSError when a port is taken, BadHandlers."""
     async with AsyncExitStack() as stack:
-        webhook = Webhook(WebhookSettings(settings.webhook_secret or "", settings.webhook_allow))
+        webhook = Webhook(
+            WebhookSettings(
+                secret=settings.webhook_secret or "",
+                allow=settings.webhook_allow,
+                max_retry_after=timedelta(seconds=settings.max_retry_after),
+                retry_scope=settings.webhook_retry_scope,
+            )
+        )
         handlers = handlers_of(settings, webhook)
         await webhook.start()
         stack.push_async_callback(webhook.stop)

@@ -354,6 +354,8 @@ class Breakers:
         if version != self._version:
             await self.refresh(list(self._breakers))
             self._version = version
+        for name, record in self._fallback.take_exiles().items():
+            self.exile(self.of(name), Exile(record.open_until or record.generation, 1, record.error_code))
         for breaker in list(self._breakers.values()):
             if breaker.policy.mode is Mode.SHADOW and self.due(breaker.record):
                 await self.half_open(breaker.name)

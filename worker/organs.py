@@ -60,7 +60,7 @@ class Organs:
         self.watch = Watch(metrics, world.tracing, self._tell_ended)
         limits = Limits(concurrency=settings.concurrency, attempt_timeout=timeout)
         self.executor = Executor(handlers, limits, progress=self.claims.note_progress, freed=self._wake)
-        self.fallback = FallbackStore(world.breakers, MemoryBreakerStore)
+        self.fallback = FallbackStore(world.breakers, MemoryBreakerStore, self.worker_id)
         self.breakers = Breakers(
             self.fallback, world.ledger, settings.breaker_policy, self.worker_id, self._moved, handlers.needs
         )

@@ -175,13 +175,15 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One recent outcome as the whole fleet sees it. Jobs and traces are remembered of failures only."""
+    """One recent outcome as the whole fleet sees it. Jobs and traces are remembered of failures only; `at` is when it
+    was reported, in store ms."""
 
     code: str
     worker: str = ""
     source: str = ""
     job_id: UUID | None = None
     trace: str = ""
+    at: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

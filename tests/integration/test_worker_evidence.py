@@ -233,6 +233,38 @@ async def test_a_later_word_of_the_shared_store_stands() -> None:
     assert breakers.of("email").record.generation == later
 
 
+@pytest.mark.parametrize("well", [True, False], ids=["others went on well", "nobody else worked"])
+async def test_what_opened_alone_is_not_imposed_on_a_fleet_that_is_well(well: bool) -> None:
+    """A worker cut off from Redis opened by itself; then it alone stays out, and tries itself back in."""
+    shared = Shaky()
+    store = FallbackStore(shared, MemoryBreakerStore, "me")
+    breakers = breakers_over(store)
+    breakers.of("email")
+    await breakers._poll()
+    before = Evidence(0, tuple(Outcome(uuid4(), "", "email") for _ in range(5)), "other")
+    await shared.report("email", before, 50, 60_000)
+    await asyncio.sleep(0.01)
+    shared.away = True
+    await breakers.open_until("email", timedelta(minutes=1), 0)
+    opened = breakers.of("email").record
+    assert opened.transitions[-1].scope == "me"
+    await asyncio.sleep(0.01)
+    if well:
+        await shared.report("email", before, 50, 60_000)
+    shared.away, store._retry_at = False, 0.0
+    await breakers._poll()
+    await breakers._poll()
+    breaker = breakers.of("email")
+    assert not breaker.admits
+    assert (await shared.read(["email"])).get("email", BreakerRecord("email")).state is (
+        CLOSED if well else OPEN
+    )
+    assert breakers.exiled == (["email"] if well else [])
+    if well:
+        assert breaker.exile is not None
+        assert breaker.exile.until == opened.open_until
+
+
 @pytest.mark.parametrize("away", [True, False], ids=["Redis away", "Redis wiped"])
 async def test_a_type_never_heard_of_is_looked_up_in_the_ledger(away: bool) -> None:
     """A worker that starts now must not run what the fleet holds."""

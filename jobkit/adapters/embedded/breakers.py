@@ -103,8 +103,9 @@ class _Tally:
             self._workers[evidence.worker] = now
         for outcome in evidence.outcomes:
             job_id, code = outcome.job_id, self._bounded(outcome.code)
-            about = (job_id, outcome.trace) if code else (None, "")
-            self._recent.appendleft((now, Seen(code, evidence.worker, outcome.source, *about)))
+            job, trace = (job_id, outcome.trace) if code else (None, "")
+            seen = Seen(code, evidence.worker, outcome.source, job, trace, now)
+            self._recent.appendleft((now, seen))
             self._sources[outcome.source] = now
             if code:
                 jobs = self._jobs.setdefault(code, {})

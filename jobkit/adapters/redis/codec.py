@@ -46,14 +46,14 @@ def decode(name: str, value: str) -> BreakerRecord | None:
 
 
 def seen(entry: str) -> Seen:
-    """One of report.lua's recent outcomes: `code job trace source worker`, where the worker's name may hold anything.
-    What cannot be read is left out, for somebody may have written there by hand."""
-    code, job, trace, source, worker = (*entry.split(" ", 4), "", "", "", "")[:5]
+    """One of report.lua's recent outcomes: `ms code job trace source worker`, where the worker's name may hold
+    anything. What cannot be read is left out, for somebody may have written there by hand."""
+    at, code, job, trace, source, worker = (*entry.split(" ", 5), "", "", "", "", "")[:6]
     try:
         job_id = UUID(job) if job != "-" else None
     except ValueError:
         job_id = None
-    return Seen(code, worker, source, job_id, "" if trace == "-" else trace)
+    return Seen(code, worker, source, job_id, "" if trace == "-" else trace, int(at))
 
 
 def for_operators(record: BreakerRecord) -> str:

@@ -4,7 +4,7 @@
 --       the same slot as their prefix.
 -- ARGV  generation ('' adds nothing), sample, window ms, jobs kept, codes kept, code for the others, slices, worker,
 --       then job id, error code ('' is a success), trace and source of each outcome in order of finishing
--- returns {now, record or '', {recent outcomes, newest first: 'code job trace source worker'}, {code, jobs, attempts,
+-- returns {now, record or '', {recent outcomes, newest first: 'ms code job trace source worker'}, {code, jobs, attempts,
 --          ...}, first failure or '', number of workers, number of sources, {ejected worker, end of its lease, ...}}
 local RECENT, CODES, COUNTS, JOBS = KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local WORKERS, SOURCES, EJECTED = KEYS[7], KEYS[8], KEYS[9]
@@ -63,9 +63,9 @@ if #ARGV > 8 and tonumber(ARGV[1]) == generation_of(record) then add() end
 local recent = {}
 for _, entry in ipairs(redis.call('LRANGE', RECENT, 0, sample - 1)) do
   -- What an earlier release wrote has no more than a code.
-  local at, outcome = string.match(entry, '^(%d+) ([%w_]* .*)$')
+  local at = string.match(entry, '^(%d+) [%w_]* .*$')
   if at and tonumber(at) <= oldest then break end
-  if at then recent[#recent + 1] = outcome end
+  if at then recent[#recent + 1] = entry end
 end
 
 local jobs = {}
