@@ -35,14 +35,7 @@ async def build(settings: WorkerSettings, world: World) -> AsyncIterator[WorkerA
     """A worker that runs while entered. Leaving drains it: readiness off, nothing new, what runs gets the grace,
     the rest goes back unburned, connections close in order. Raises OSError when a port is taken, BadHandlers."""
     async with AsyncExitStack() as stack:
-        webhook = Webhook(
-            WebhookSettings(
-                secret=settings.webhook_secret or "",
-                allow=settings.webhook_allow,
-                max_retry_after=timedelta(seconds=settings.max_retry_after),
-                retry_scope=settings.webhook_retry_scope,
-            )
-        )
+        webhook = _webhook(settings)
         handlers = handlers_of(settings, webhook)
         await webhook.start()
         stack.push_async_callback(webhook.stop)
@@ -76,6 +69,17 @@ async def build(settings: WorkerSettings, world: World) -> AsyncIterator[WorkerA
         stack.push_async_callback(organs.drain, settings.shutdown_grace)
         stack.push_async_callback(front.health.drain)
         yield WorkerApp(front, organs)
+
+
+def _webhook(settings: WorkerSettings) -> Webhook:
+    return Webhook(
+        WebhookSettings(
+            secret=settings.webhook_secret or "",
+            allow=settings.webhook_allow,
+            max_retry_after=timedelta(seconds=settings.max_retry_after),
+            retry_scope=settings.webhook_retry_scope,
+        )
+    )
 
 
 def _checks(world: World, organs: Organs) -> list[Check]:

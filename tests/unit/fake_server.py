@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
-from selfheal.control.v1 import breaker_pb2, breaker_service_pb2, breaker_service_pb2_grpc
+from selfheal.control.v1 import breaker_pb2, breaker_policy_pb2, breaker_service_pb2, breaker_service_pb2_grpc
 from selfheal.jobs.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
 
 from jobkit.domain.errors import (
@@ -48,6 +48,7 @@ class Memory:
         self.breakers = {
             "email": breaker_pb2.Breaker(breaker="email", state=breaker_pb2.BREAKER_STATE_CLOSED)
         }
+        self.policies: dict[str, breaker_policy_pb2.BreakerPolicy] = {}
         self.failures: deque[SelfhealError | grpc.StatusCode] = deque()
         self.lose_answers = 0
         self.requests: list[Message] = []
@@ -282,6 +283,32 @@ class FakeBreakerService(breaker_service_pb2_grpc.BreakerServiceServicer):
         def work():
             breaker = self._move(request, breaker_pb2.BREAKER_STATE_CLOSED, forced=True)
             return breaker_service_pb2.CloseBreakerResponse(breaker=breaker)
+
+        return self.memory.serve(context, request, work)
+
+    def ListBreakerPolicies(self, request, context):
+        def work():
+            return breaker_service_pb2.ListBreakerPoliciesResponse(policies=self.memory.policies.values())
+
+        return self.memory.serve(context, request, work)
+
+    def GetBreakerPolicy(self, request, context):
+        def work():
+            found = self.memory.policies.get(request.breaker)
+            patterns = [request.breaker] if found else []
+            return breaker_service_pb2.GetBreakerPolicyResponse(
+                policy=found, effective=found, patterns=patterns
+            )
+
+        return self.memory.serve(context, request, work)
+
+    def UpdateBreakerPolicy(self, request, context):
+        def work():
+            request.policy.breaker = request.breaker
+            request.policy.actor = request.actor
+            if not request.validate_only:
+                self.memory.policies[request.breaker] = request.policy
+            return breaker_service_pb2.UpdateBreakerPolicyResponse(policy=request.policy)
 
         return self.memory.serve(context, request, work)
 

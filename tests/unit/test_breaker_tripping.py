@@ -11,11 +11,9 @@ from jobkit.domain.breaker import (
     JOBS_KEPT,
     SLOW_CALL,
     TRANSITIONS_KEPT,
-    BreakerPolicy,
     BreakerRecord,
     BreakerState,
     Cause,
-    Eject,
     Mode,
     Proof,
     Seen,
@@ -26,7 +24,6 @@ from jobkit.domain.breaker import (
 from jobkit.domain.tripping import (
     close_by_hand,
     cooldown,
-    decide_alone,
     decide_evidence,
     decide_open_until,
     decide_probe,
@@ -35,47 +32,7 @@ from jobkit.domain.tripping import (
     open_by_hand,
     reset,
 )
-
-NOW = 1_700_000_000_000
-POLICY = BreakerPolicy()
-CLOSED = BreakerRecord("email", generation=7)
-OPEN = BreakerRecord(
-    "email", BreakerState.OPEN, generation=7, opened_at=NOW - 60_000, open_until=NOW, error_code="A"
-)
-HALF_OPEN = replace(OPEN, state=BreakerState.HALF_OPEN)
-FORCED = replace(CLOSED, forced=True)
-
-
-def seen_of(recent: str, jobs: int | None = None) -> tuple[Seen, ...]:
-    """Outcomes newest first: "." a success, an upper-case letter a failure of worker "x" with that code, of distinct
-    jobs or of `jobs` in turn. "<w>" before them names another worker."""
-    outcomes, worker = [], "x"
-    for number, sign in enumerate(recent):
-        if sign.islower():
-            worker = sign
-        elif sign == ".":
-            outcomes.append(Seen("", worker, "email"))
-        else:
-            job = UUID(int=number if jobs is None else number % jobs)
-            outcomes.append(Seen(sign, worker, "email", job, f"trace-{number}"))
-    return tuple(outcomes)
-
-
-def window(recent: str, jobs: int | None = None, age: int = 1_000, record: BreakerRecord = CLOSED) -> Window:
-    """What the fleet saw: see `seen_of`; `jobs` bounds the distinct ones."""
-    seen = seen_of(recent, jobs)
-    codes = sorted({outcome.code for outcome in seen} - {""})
-    failures = {code: sum(outcome.code == code for outcome in seen) for code in codes}
-    return Window(
-        now=NOW,
-        record=record,
-        distinct_jobs={code: failures[code] if jobs is None else min(jobs, failures[code]) for code in codes},
-        failures=failures,
-        seen=seen,
-        first_failure_at=NOW - age if codes else None,
-        workers=len({outcome.worker for outcome in seen}),
-        sources=1,
-    )
+from tests.unit.breaker_kit import CLOSED, FORCED, HALF_OPEN, NOW, OPEN, POLICY, seen_of, window
 
 
 class TestEvidence:
@@ -203,87 +160,6 @@ class TestSlowCalls:
         counts = {SLOW_CALL: slow}
         looked = Window(NOW, CLOSED, counts, counts, seen[::-1], NOW - 900, workers=1, sources=1)
         assert isinstance(decide_evidence(self.POLICY, looked, 0.5), BreakerRecord) is opens
-
-
-class TestWorkers:
-    """Letters a, b, … name the worker of the outcomes after them."""
-
-    @pytest.mark.parametrize(
-        ("recent", "out"),
-        [
-            ("aAAAAAb....", True),
-            ("aAAAAb....", False),  # below the threshold
-            ("aAAAAAb.", True),  # the other finished one attempt
-            ("aAAAAAb." + "a......." * 5, True),  # it was well before
-            ("aAAAAAb......c......", True),
-            ("aAAAAAb...A..c.A....d...A...A.", False),  # noise is everywhere
-            ("aAAAAAAAAAAb...A..c.A....d...A...A.", True),  # beyond that noise
-            ("aAA.AAA.AAA.AAAAb" + "." * 30, True),  # mostly
-            ("aA.A.A.b" + "." * 30, False),
-        ],
-    )
-    def test_what_one_worker_alone_sees_ejects_it(self, recent: str, out: bool) -> None:
-        decided = decide_evidence(POLICY, window(recent), 0.5, "a")
-        assert isinstance(decided, Eject) if out else decided is None
-        if isinstance(decided, Eject):
-            assert decided.limit == window(recent).workers // 2
-
-    def test_each_decides_about_itself(self) -> None:
-        assert decide_evidence(POLICY, window("aAAAAAAAAAAAAb...."), 0.5, "b") is None
-
-    def test_alone_it_is_the_fleet(self) -> None:
-        assert isinstance(decide_evidence(POLICY, window("aAAAAA"), 0.5, "a"), BreakerRecord)
-
-    @pytest.mark.parametrize(
-        "recent",
-        [
-            "aAAAAAbAAAAAc.........d.........",  # two in a row each: an outage, as it begins
-            "aAAAAAbAAAAA",
-            "a" + "AA." * 9 + "b" + "AA." * 8,  # a brown-out
-            "aAbAaAbAaAbAaAbAaAbAb" + "." * 30,  # the fleet's own streak
-        ],
-    )
-    def test_what_several_see_opens(self, recent: str) -> None:
-        assert isinstance(decide_evidence(POLICY, window(recent), 0.5, "b"), BreakerRecord)
-
-    def test_an_ejected_worker_still_bears_witness(self) -> None:
-        """The first worker of an outage is taken for a bad one; the second is believed."""
-        seen = replace(window("bAAAAAaAAAAAAAc.........d........."), ejected={"a": NOW + 1})
-        assert isinstance(decide_evidence(POLICY, seen, 0.5, "b"), BreakerRecord)
-
-    def test_an_ejected_workers_failures_do_not_weigh_on_the_fleet(self) -> None:
-        seen = replace(window("bA....c.A...a" + "A" * 30), ejected={"a": NOW + 1})
-        for me in "abc":
-            assert decide_evidence(POLICY, seen, 0.5, me) is None
-
-    def test_never_more_than_half_are_out(self) -> None:
-        seen = replace(window("b" + "A" * 12 + "c.d."), workers=3, ejected={"x": NOW + 1})
-        assert isinstance(decide_evidence(POLICY, seen, 0.5, "b"), BreakerRecord)
-
-    def test_a_shadow_ejects_nobody(self) -> None:
-        shadow = replace(POLICY, mode=Mode.SHADOW)
-        assert decide_evidence(shadow, window("aAAAAAb...."), 0.5, "a") is None
-
-    @pytest.mark.parametrize(("workers", "opens"), [(1, True), (2, False)])
-    def test_a_failed_trial_of_the_only_worker_opens(self, workers: int, opens: bool) -> None:
-        seen = replace(window("A"), workers=workers)
-        assert (decide_alone(POLICY, seen, "A", 0.5) is not None) is opens
-
-
-class TestSharedDependency:
-    def window(self, *failing: str) -> Window:
-        seen = tuple(Seen("A", "x", failing[n % len(failing)], UUID(int=n)) for n in range(12))
-        return replace(window("A" * 12), seen=seen, sources=3)
-
-    def test_what_one_type_alone_sees_is_about_that_type(self) -> None:
-        assert decide_evidence(POLICY, self.window("email"), 0.5) is None
-
-    def test_two_types_are_the_dependency(self) -> None:
-        assert isinstance(decide_evidence(POLICY, self.window("email", "sms"), 0.5), BreakerRecord)
-
-    def test_a_type_alone_is_all_there_is(self) -> None:
-        seen = replace(self.window("email"), sources=1)
-        assert isinstance(decide_evidence(POLICY, seen, 0.5), BreakerRecord)
 
 
 class TestOpenUntil:
