@@ -61,16 +61,16 @@ async def test_one_bad_worker_of_four_leaves_and_comes_back(real: Place) -> None
             await stage.worker(t, WORKER_CONCURRENCY="1", COOLDOWN_PERIOD="1", MAX_COOLDOWN="4")
             for t in trades
         ]
-        ids = await stage.submit_many(name, 200)
+        ids = await stage.submit_many(name, 80)
         await bad.began(5)
         done = len(bad.begun)
         bad.fail(lambda: TransientError("NETWORK_ERROR"))
-        ids += await stage.submit_many(name, 400)
+        ids += await stage.submit_many(name, 160)
         await eventually(reads(lambda: exiled(apps[0])), lambda names: names == [name])
         assert len(bad.begun) - done <= 6
         bad.act = work
         await eventually(reads(lambda: exiled(apps[0])), lambda names: names == [], patience=20)
-        more = await stage.submit_many(name, 200)
+        more = await stage.submit_many(name, 80)
         begun = len(bad.begun)
         await stage.all_reach([*ids, *more], JobState.SUCCEEDED, patience=40)
         assert len(bad.begun) > begun
@@ -95,7 +95,7 @@ async def test_a_worker_that_stays_bad_stays_out_for_longer(real: Place) -> None
             await asyncio.sleep(0.05)
 
         good.act = slowly
-        ids = await stage.submit_many(name, 400)
+        ids = await stage.submit_many(name, 200)
         exile = lambda: apps[1].organs.breakers.of(name).exile  # noqa: E731
         await eventually(reads(exile), lambda found: found is not None and found.times >= 2, patience=20)
         failed = sum(1 for job in await stage.all_reach(ids[:1], JobState.SUCCEEDED, 20) if job.attempts > 2)
