@@ -15,6 +15,7 @@ from controlplane.chronicle import Chronicle
 from controlplane.feed import Feed
 from controlplane.gauges import COUNT_SECONDS, Gauges
 from controlplane.keeper import Keeper
+from controlplane.policies import PolicyDesk
 from controlplane.reconcilers.intake import Intake
 from controlplane.reconcilers.overdue import Overdue
 from controlplane.reconcilers.retention import Retention
@@ -56,7 +57,7 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
             "controlPlane",
             settings.bind,
             (settings.grpc_port, settings.http_port),
-            [(add_BreakerServiceServicer_to_server, BreakerServicer(desk, chronicle), SERVICE)],
+            [(add_BreakerServiceServicer_to_server, BreakerServicer(desk, PolicyDesk(world), chronicle), SERVICE)],
             world.checks(publisher),
             registry,
         )

@@ -29,7 +29,7 @@ class BreakerView:
 
 
 class BreakerDesk:
-    """The use cases. A breaker exists as soon as its job type does."""
+    """The use cases. A breaker exists as soon as its job type does, or a handler that declares the dependency."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -41,7 +41,7 @@ class BreakerDesk:
 
     async def names(self) -> Sequence[str]:
         """Of all breakers, sorted."""
-        return sorted(await self._world.types.all())
+        return await self._world.types.breakers()
 
     async def dress(
         self, names: Sequence[str], records: Mapping[str, BreakerRecord]
@@ -57,7 +57,7 @@ class BreakerDesk:
         self, names: Sequence[str], records: Mapping[str, BreakerRecord]
     ) -> Sequence[BreakerView]:
         failures = await self._world.breakers.failures(names)
-        held = [name for name, record in records.items() if record.state.holds]
+        held = any(record.state.holds for record in records.values())
         waiting = await self._waiting() if held else {}
         return [
             BreakerView(records.get(name, BreakerRecord(name)), failures.get(name, {}), waiting.get(name, 0))
@@ -90,13 +90,7 @@ class BreakerDesk:
     async def _move(
         self, name: str, actor: str, reason: str, decide: Callable[[BreakerRecord, int], BreakerRecord]
     ) -> BreakerView:
-        wrong = [
-            FieldViolation(path, f"must be at most {MAX_TEXT} characters")
-            for path, text in (("actor", actor), ("reason", reason))
-            if len(text) > MAX_TEXT
-        ]
-        if wrong:
-            raise InvalidJob(wrong)
+        check_texts(actor, reason)
         await self.know(name)
         for _ in range(SWAP_TRIES):
             record = (await self._world.breakers.read([name])).get(name, BreakerRecord(name))
@@ -118,12 +112,30 @@ class BreakerDesk:
 
     async def know(self, name: str) -> None:
         """Raises NotFound."""
-        if name not in await self._world.types.all():
+        if name not in await self._world.types.breakers():
             raise NotFound("breaker", name)
 
     async def _waiting(self) -> dict[str, int]:
+        """Held jobs by breaker: a type held by a dependency counts there."""
         counts = await self._world.recovery.count_waiting()
-        return {job_type: n for (job_type, state), n in counts.items() if state == "HELD"}
+        types = await self._world.types.all()
+        waiting: dict[str, int] = {}
+        for (job_type, state), number in counts.items():
+            if state == "HELD" and job_type in types:
+                holder = types[job_type].held_breaker or job_type
+                waiting[holder] = waiting.get(holder, 0) + number
+        return waiting
+
+
+def check_texts(actor: str, reason: str) -> None:
+    """Raises InvalidJob when one is too long to record."""
+    wrong = [
+        FieldViolation(path, f"must be at most {MAX_TEXT} characters")
+        for path, text in (("actor", actor), ("reason", reason))
+        if len(text) > MAX_TEXT
+    ]
+    if wrong:
+        raise InvalidJob(wrong)
 
 
 def _until(until: datetime | None, now: int) -> int | None:

@@ -14,7 +14,8 @@ from jobkit.domain.ledger import Entry, Incident
 from jobkit.rpc.convert import to_duration, to_timestamp
 
 
-def _time(millis: int) -> Timestamp:
+def to_time(millis: int) -> Timestamp:
+    """Milliseconds since the epoch."""
     return to_timestamp(datetime.fromtimestamp(millis / 1000, UTC))
 
 
@@ -32,9 +33,9 @@ def breaker_to_wire(view: BreakerView) -> breaker_pb2.Breaker:
         held_jobs=view.held_jobs,
     )
     if record.opened_at is not None:
-        message.open_time.CopyFrom(_time(record.opened_at))
+        message.open_time.CopyFrom(to_time(record.opened_at))
     if record.open_until is not None:
-        message.open_until.CopyFrom(_time(record.open_until))
+        message.open_until.CopyFrom(to_time(record.open_until))
     return message
 
 
@@ -43,7 +44,7 @@ def transition_to_wire(move: Transition) -> breaker_pb2.BreakerTransition:
         from_state=breaker_pb2.BreakerState.Value(f"BREAKER_STATE_{move.from_state.value}"),
         to_state=breaker_pb2.BreakerState.Value(f"BREAKER_STATE_{move.to_state.value}"),
         generation=move.generation,
-        transition_time=_time(move.at),
+        transition_time=to_time(move.at),
         cause=_cause(move.cause),
         actor=move.actor,
         reason=move.reason,
@@ -75,7 +76,7 @@ def incident_to_wire(incident: Incident) -> incident_pb2.Incident:
     message = incident_pb2.Incident(
         incident_id=str(incident.incident_id),
         breaker=incident.breaker,
-        open_time=_time(incident.opened_at),
+        open_time=to_time(incident.opened_at),
         cause=_cause(incident.cause),
         actor=incident.actor,
         reason=incident.reason,
@@ -92,7 +93,7 @@ def incident_to_wire(incident: Incident) -> incident_pb2.Incident:
         (message.good_probe_time, incident.good_probe_at),
     ):
         if millis is not None:
-            timestamp.CopyFrom(_time(millis))
+            timestamp.CopyFrom(to_time(millis))
     for duration, length in (
         (message.time_to_detect, incident.time_to_detect),
         (message.time_to_recover, incident.time_to_recover),
@@ -112,7 +113,7 @@ def _evidence(proof: Proof) -> breaker_pb2.BreakerEvidence:
         trace_ids=proof.traces,
     )
     if proof.first_failure_at is not None:
-        message.first_failure_time.CopyFrom(_time(proof.first_failure_at))
+        message.first_failure_time.CopyFrom(to_time(proof.first_failure_at))
     return message
 
 

@@ -32,11 +32,11 @@ class Gauges:
         )
 
     async def count(self) -> None:
-        counts, oldest, now, types = await asyncio.gather(
+        counts, oldest, now, names = await asyncio.gather(
             self._world.recovery.count_waiting(),
             self._world.recovery.oldest_waiting(),
             self._world.database.now(),
-            self._world.types.all(),
+            self._world.types.breakers(),
         )
         self._waiting.clear()
         for (job_type, state), number in counts.items():
@@ -44,7 +44,7 @@ class Gauges:
         self._oldest.clear()
         for job_type, due in oldest.items():
             self._oldest.labels(job_type).set(max(now - due, 0) / 1000)
-        records = await self._world.breakers.read(sorted(types))
-        for name in types:
+        records = await self._world.breakers.read(names)
+        for name in names:
             state = records[name].state if name in records else BreakerState.CLOSED
             self._state.labels(name).set(_VALUES[state])

@@ -15,7 +15,7 @@ class Keeper:
         self._world = world
 
     async def keep(self) -> None:
-        names = sorted(await self._world.types.all())
+        names = await self._world.types.breakers()
         heads = await self._world.ledger.heads(names)
         stored = await self._world.breakers.read(names)
         behind: dict[str, int] = {}

@@ -92,7 +92,7 @@ class Types:
         until = None
         if info.held_until is not None:
             until = datetime.fromtimestamp(info.held_until / 1000, UTC)
-        return Quarantine(QuarantineReason.BREAKER_OPEN, now, job_type, until)
+        return Quarantine(QuarantineReason.BREAKER_OPEN, now, info.held_breaker or job_type, until)
 
 
 def too_many_types(job_type: str, limit: int) -> Exhausted:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 from prometheus_client import CollectorRegistry
 
-from jobkit.host.channels import CANCELS, TYPES, WATCHES
+from jobkit.host.channels import CANCELS, POLICIES, TYPES, WATCHES
 from jobkit.host.front import Front
 from jobkit.host.process import Component
 from jobkit.host.queues import Queues, add_queue_routes
@@ -34,7 +35,7 @@ async def build(settings: WorkerSettings, world: World) -> AsyncIterator[WorkerA
     """A worker that runs while entered. Leaving drains it: readiness off, nothing new, what runs gets the grace,
     the rest goes back unburned, connections close in order. Raises OSError when a port is taken, BadHandlers."""
     async with AsyncExitStack() as stack:
-        webhook = Webhook(WebhookSettings(settings.webhook_secret or "", settings.webhook_allow))
+        webhook = _webhook(settings)
         handlers = handlers_of(settings, webhook)
         await webhook.start()
         stack.push_async_callback(webhook.stop)
@@ -59,12 +60,26 @@ async def build(settings: WorkerSettings, world: World) -> AsyncIterator[WorkerA
         stack.callback(world.signals.listen(WATCHES, organs.watch.watched))
         stack.callback(world.signals.listen(CANCELS, organs.on_cancels))
         stack.callback(world.signals.listen(TYPES, lambda _: organs.lanes.hurry()))
+        stack.callback(world.signals.listen(POLICIES, lambda _: organs.policies.hurry()))
         organs.breakers.start()
         stack.push_async_callback(organs.breakers.stop)
+        organs.policies.start()
+        stack.push_async_callback(organs.policies.stop)
         organs.lanes.start()
         stack.push_async_callback(organs.drain, settings.shutdown_grace)
         stack.push_async_callback(front.health.drain)
         yield WorkerApp(front, organs)
+
+
+def _webhook(settings: WorkerSettings) -> Webhook:
+    return Webhook(
+        WebhookSettings(
+            secret=settings.webhook_secret or "",
+            allow=settings.webhook_allow,
+            max_retry_after=timedelta(seconds=settings.max_retry_after),
+            retry_scope=settings.webhook_retry_scope,
+        )
+    )
 
 
 def _checks(world: World, organs: Organs) -> list[Check]:

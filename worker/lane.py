@@ -12,13 +12,14 @@ import logging
 import random
 from collections import deque
 from dataclasses import dataclass
-from datetime import timedelta
 
-from jobkit.domain.breaker import BreakerRecord, BreakerState
+from jobkit.domain.breaker import BreakerRecord
 from jobkit.domain.errors import Unavailable
 from jobkit.ports import Delivery, Dispatcher, Lane
-from worker.breakers import Breaker, Breakers
+from worker.breakers import Breakers
+from worker.gate import Answer, Probe
 from worker.hand import Hand
+from worker.prober import Prober
 from worker.ramp import Ramp
 from worker.runner import Runner
 from worker.slots import Slots
@@ -39,9 +40,9 @@ class LaneParts:
 
     dispatcher: Dispatcher
     breakers: Breakers
+    prober: Prober
     runner: Runner
     slots: Slots
-    probe_lease: timedelta
     ack_after: float
 
 
@@ -53,8 +54,8 @@ class TypeLane:
         self._parts = parts
         self._slots = parts.slots
         self._runner = parts.runner
-        self._breaker: Breaker = parts.breakers.of(job_type)
-        self._was_open = not self._breaker.admits
+        self._gate = parts.breakers.gate(job_type)
+        self._was_open = not self._gate.admits
         self._ramp = Ramp(parts.slots.per_type)
         self._prefetch = 0
         self._lane: Lane | None = None
@@ -64,7 +65,7 @@ class TypeLane:
         self._tasks: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
         self._draining = False
-        self._probing = False
+        self._probing = 0
         self._consumed_at = asyncio.get_running_loop().time()
         # Not all lanes at once.
         self._heard_at = self._consumed_at - random.uniform(0, SILENT_SECONDS / 2)  # noqa: S311
@@ -88,9 +89,13 @@ class TypeLane:
     def wake(self) -> None:
         self._woken.set()
 
+    def stands_behind(self, breaker: str) -> bool:
+        """Whether the breaker is one of its gate's."""
+        return any(b.name == breaker for b in self._gate.breakers)
+
     def on_breaker(self, record: BreakerRecord) -> None:
-        """The breaker moved: stop at once, or go on."""
-        if record.state.holds:
+        """A breaker of its gate moved: stop at once, or go on."""
+        if not self._gate.admits:
             self._was_open = True
         elif self._was_open:
             self._was_open = False
@@ -141,10 +146,10 @@ class TypeLane:
         now = asyncio.get_running_loop().time()
         await self._let_go(now)
         await self._renew_silent(lane, now)
-        self._limit = self._ramp.limit(now) if self._breaker.admits else self._slots.per_type
+        self._limit = self._ramp.limit(now) if self._gate.admits else self._slots.per_type
         # The broker must not send tokens for slots that are taken by runs without one.
         taken = self.without_token + self._runner.strays(self.job_type)
-        wanted = max(self._limit - taken, 0) if self._breaker.admits else 0
+        wanted = max(self._limit - taken, 0) if self._gate.admits else 0
         if lane.consuming or not wanted:
             self._consumed_at = now
         if not wanted:
@@ -152,10 +157,10 @@ class TypeLane:
         elif not lane.consuming or wanted != self._prefetch:
             await lane.consume(wanted)
             self._prefetch = wanted
-        if self._breaker.admits:
+        if self._gate.admits:
             await self._return_stale(lane, now)
             self._pump()
-        elif not self._probing:
+        else:
             await self._probe(lane)
 
     async def _renew_silent(self, lane: Lane, now: float) -> None:
@@ -197,9 +202,9 @@ class TypeLane:
 
     def _pump(self) -> None:
         """Start what may start: the gate open, the ramp and the slots allowing it."""
-        if self._draining or not self._breaker.admits:
+        if self._draining or not self._gate.admits:
             return
-        while self._inbox and self._may_start():
+        while self._inbox and not self._gate.hesitates and self._may_start():
             hand = self._inbox.popleft()
             if hand.delivery.live:
                 self._start(hand)
@@ -211,7 +216,7 @@ class TypeLane:
     def _start(self, hand: Hand) -> None:
         self._slots.take(self.job_type)
         self._hands.add(hand)
-        task = asyncio.create_task(self._runner.run(hand, self._breaker))
+        task = asyncio.create_task(self._runner.run(hand, self._gate))
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._ended(done, hand))
 
@@ -230,44 +235,51 @@ class TypeLane:
     # -- probing
 
     async def _probe(self, lane: Lane) -> None:
-        """Ask for a permit; with one, let the next claimable job be the probe."""
-        if not self._open_time_over() or not self._may_start():
-            return
-        try:
-            generation = await self._parts.breakers.probe_permit(self.job_type, self._parts.probe_lease)
-        except Unavailable as error:
-            _log.debug("no permit for %s: %s", self.job_type, error)
-            return
-        if generation is None:
-            return
-        self._probing = True
-        self._slots.take(self.job_type)
-        task = asyncio.create_task(self._run_probe(lane, generation))
-        self._tasks.add(task)
-        task.add_done_callback(self._probe_ended)
+        """Ask for leave to probe, as often as may be; with it, the next claimable job is the probe."""
+        prober = self._parts.prober
+        while self._probing < self._gate.probes and prober.due(self._gate) and self._may_start():
+            try:
+                probe = await prober.ask(self._gate)
+            except Unavailable as error:
+                _log.debug("no permit for %s: %s", self.job_type, error)
+                return
+            if probe is None:
+                return
+            self._probing += 1
+            self._slots.take(self.job_type)
+            task = asyncio.create_task(self._run_probe(lane, probe))
+            self._tasks.add(task)
+            task.add_done_callback(self._probe_ended)
 
-    def _open_time_over(self) -> bool:
-        record = self._breaker.record
-        return record.state is BreakerState.HALF_OPEN or self._parts.breakers.due(record)
-
-    async def _run_probe(self, lane: Lane, generation: int) -> None:
-        code: str | None = None
+    async def _run_probe(self, lane: Lane, probe: Probe) -> None:
+        answer: Answer | None = None
         try:
-            while not self._draining and (delivery := await lane.take()) is not None:
+            while not self._draining and (delivery := await self._take(lane)) is not None:
                 hand = Hand(lane, delivery, asyncio.get_running_loop().time())
                 self._hands.add(hand)
                 try:
-                    answer = await self._runner.probe(hand, generation)
+                    came = await self._runner.probe(hand, self._gate, probe)
                 finally:
                     self._hands.discard(hand)
-                if answer.claimed:
-                    code = answer.code
+                if came.claimed:
+                    answer = came.answer
                     return
         except Unavailable as error:
             _log.debug("probe of %s: %s", self.job_type, error)
         finally:
-            await self._parts.breakers.probed(self.job_type, generation, code)
+            await self._parts.prober.ended(self._gate, probe, answer)
+
+    async def _take(self, lane: Lane) -> Delivery | None:
+        """The next token; not that of the job that failed as the last probe, while another one waits."""
+        first = await lane.take()
+        if first is None or first.token is None or str(first.token.job_id) not in self._gate.spared:
+            return first
+        second = await lane.take()
+        if second is None:
+            return first
+        await lane.give_back([first])
+        return second
 
     def _probe_ended(self, task: asyncio.Task[None]) -> None:
-        self._probing = False
+        self._probing -= 1
         self._ended(task)

@@ -16,6 +16,8 @@ from worker.registry import Registry
 _log = logging.getLogger(__name__)
 
 LEARN_SECONDS = 2.0
+# Others forget within minutes what a type needs, unless it is said again.
+NEEDS_SECONDS = 300.0
 
 
 class Lanes:
@@ -29,6 +31,7 @@ class Lanes:
         self._lanes: dict[str, TypeLane] = {}
         self._loops = Loops()
         self._draining = False
+        self._needs_told_at = float("-inf")
 
     def start(self) -> None:
         self._loops.every(LEARN_SECONDS, "lanes-learn", self.learn)
@@ -59,17 +62,24 @@ class Lanes:
         if any(name not in known for name in self._registry.job_types):
             await self._catalog.ensure(self._registry.job_types, self._max_types)
             known = await self._catalog.all()
+        await self._tell_needs()
         fresh = [name for name in known if name not in self._lanes and self._registry.find(name) is not None]
         if fresh:
-            for name in fresh:
-                self._parts.breakers.of(name)
-            # Not before its breaker is known: a held type must not start with a burst.
-            await self._parts.breakers.refresh(fresh)
+            # Not before its breakers are known: a held type must not start with a burst.
+            await self._parts.breakers.refresh_gates(fresh)
         for name in fresh:
             # Looked at again: another look may have been faster meanwhile.
             if name not in self._lanes and not self._draining:
                 lane = self._lanes[name] = TypeLane(name, self._parts)
                 self._loops.spawn(f"lane-{name}", lane.run)
+
+    async def _tell_needs(self) -> None:
+        """Say what our types depend on, so that they are held with it."""
+        now = asyncio.get_running_loop().time()
+        if now - self._needs_told_at >= NEEDS_SECONDS:
+            needs = {name: self._registry.needs(name) for name in self._registry.job_types}
+            await self._catalog.need({name: needed for name, needed in needs.items() if needed})
+            self._needs_told_at = now
 
     def hurry(self) -> None:
         """A type may be new: look now."""
@@ -82,9 +92,10 @@ class Lanes:
             _log.debug("new types wait for the database: %s", error)
 
     def on_breaker(self, name: str, record: BreakerRecord) -> None:
-        lane = self._lanes.get(name)
-        if lane is not None:
-            lane.on_breaker(record)
+        """A breaker moved: the type's, or that of a dependency."""
+        for lane in self._lanes.values() if record.is_dependency else [self._lanes.get(name)]:
+            if lane is not None and lane.stands_behind(name):
+                lane.on_breaker(record)
 
     def wake(self, job_type: str) -> None:
         lane = self._lanes.get(job_type)

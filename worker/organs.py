@@ -30,6 +30,8 @@ from worker.handlers.simulator import SimulatorSettings, simulator
 from worker.handlers.webhook import Webhook
 from worker.lane import LaneParts
 from worker.lanes import Lanes
+from worker.policies import PolicyReader
+from worker.prober import Prober
 from worker.registry import Registry
 from worker.runner import Runner, RunnerParts
 from worker.settings import WorkerSettings
@@ -58,15 +60,21 @@ class Organs:
         self.watch = Watch(metrics, world.tracing, self._tell_ended)
         limits = Limits(concurrency=settings.concurrency, attempt_timeout=timeout)
         self.executor = Executor(handlers, limits, progress=self.claims.note_progress, freed=self._wake)
-        self.fallback = FallbackStore(world.breakers, MemoryBreakerStore)
+        self.fallback = FallbackStore(world.breakers, MemoryBreakerStore, self.worker_id)
         self.breakers = Breakers(
-            self.fallback, world.ledger, settings.breaker_policy, self.worker_id, self._moved
+            self.fallback, world.ledger, settings.breaker_policy, self.worker_id, self._moved, handlers.needs
         )
+        self.policies = PolicyReader(world.policies, self.breakers)
         self.claimer = Claimer(world.work, self.worker_id, lease, new_id)
         runner = self._runner(settings, handlers)
         self.slots = Slots(settings.concurrency, settings.max_concurrency)
         parts = LaneParts(
-            world.dispatcher, self.breakers, runner, self.slots, timeout + PERMIT_SLACK, settings.ack_after
+            world.dispatcher,
+            self.breakers,
+            Prober(self.breakers, timeout + PERMIT_SLACK),
+            runner,
+            self.slots,
+            settings.ack_after,
         )
         self.lanes = Lanes(handlers, world.types, parts, settings.max_job_types)
 

@@ -66,6 +66,7 @@ class WorkerSettings(Settings):
     smtp_from: str = Field("selfheal@localhost", alias="SMTP_FROM")
     webhook_secret: str | None = Field(None, alias="WEBHOOK_SECRET", repr=False)
     webhook_allow: Names = Field((), alias="WEBHOOK_ALLOW")
+    webhook_retry_scope: Literal["job", "type"] = Field("job", alias="WEBHOOK_RETRY_SCOPE")
 
     def contradictions(self) -> Iterator[tuple[set[str], str]]:
         yield from super().contradictions()

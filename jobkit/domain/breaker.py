@@ -12,6 +12,9 @@ from enum import StrEnum
 from uuid import UUID
 
 TRANSITIONS_KEPT = 16
+SAMPLES_KEPT = 5  # workers, jobs and traces named in a transition's proof
+SLOW_CALL = "SLOW_CALL"  # counted like an error code, against a rate of its own
+DEPENDENCY = "@"  # begins the name of a dependency's breaker
 MAX_CODES = 50  # error codes told apart within a window; further ones count as OTHER_CODE
 OTHER_CODE = "OTHER"
 JOBS_KEPT = 1_000  # distinct jobs remembered per code: the largest threshold that can be met
@@ -27,6 +30,14 @@ class BreakerState(StrEnum):
     def holds(self) -> bool:
         """Whether jobs behind the breaker are held."""
         return self is not BreakerState.CLOSED
+
+
+class Mode(StrEnum):
+    """What a breaker's decisions are good for."""
+
+    ENFORCED = "ENFORCED"
+    SHADOW = "SHADOW"  # decides and records, and never holds
+    DISABLED = "DISABLED"  # sees nothing, decides nothing, holds nothing
 
 
 class Cause(StrEnum):
@@ -74,7 +85,8 @@ class BreakerRecord:
     """The breaker's whole state. `opened_at` is the last opening, set while not CLOSED; `open_until` too,
     unless an operator opened it for good. `forced` says that an operator put it where it is: a forced CLOSED
     breaker ignores evidence until `open_until` (None: for good). `reopened` escalates the cooldown,
-    `successes` counts good probes of this HALF_OPEN."""
+    `successes` counts good probes of this HALF_OPEN. `spared` is the job whose probe failed last (its id, or ""): the
+    next probe is another one, where another waits."""
 
     name: str
     state: BreakerState = BreakerState.CLOSED
@@ -85,13 +97,20 @@ class BreakerRecord:
     reopened: int = 0
     forced: bool = False
     successes: int = 0
+    spared: str = ""
     transitions: tuple[Transition, ...] = ()
+
+    @property
+    def is_dependency(self) -> bool:
+        """Whether it guards something that several job types need, and no job type."""
+        return self.name.startswith(DEPENDENCY)
 
 
 @dataclass(frozen=True, slots=True)
 class BreakerPolicy:
-    """Times in milliseconds, `failure_sample` in attempts, `failure_rate` a fraction. A `failure_threshold`
-    above `JOBS_KEPT` counts as that."""
+    """Times in milliseconds, `failure_sample` in attempts, rates are fractions. A `failure_threshold` above
+    `JOBS_KEPT` counts as that. A call that takes `slow_call_duration` (0: off) or longer is slow;
+    `ignored_error_codes` say that the job is bad, and are no evidence of anything."""
 
     failure_threshold: int = 5
     failure_rate: float = 0.5
@@ -103,6 +122,10 @@ class BreakerPolicy:
     success_threshold: int = 1
     probes: int = 1
     flush_interval: int = 200
+    mode: Mode = Mode.ENFORCED
+    slow_call_duration: int = 0
+    slow_call_rate: float = 0.5
+    ignored_error_codes: frozenset[str] = frozenset()
 
     @property
     def jobs_needed(self) -> int:
@@ -119,30 +142,73 @@ class BreakerPolicy:
         """How many recent outcomes a decision looks at: ask the store for this `sample`."""
         return max(self.failure_sample, self.streak_needed)
 
+    def rate_of(self, code: str) -> float:
+        """The share of recent attempts that this code must have."""
+        return self.slow_call_rate if code == SLOW_CALL else self.failure_rate
+
+    def code_of(self, code: str, milliseconds: int) -> str | None:
+        """What an attempt that ended with `code` ("": a success) after so long is counted as; None: as nothing."""
+        if code in self.ignored_error_codes:
+            return None
+        slow = 0 < self.slow_call_duration <= milliseconds
+        return SLOW_CALL if slow and not code else code
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One finished attempt as evidence: its error code, "" for a success. `source` is the job type, which matters
+    where several stand behind one dependency; `trace` is a trace id or ""."""
+
+    job_id: UUID
+    code: str
+    source: str = ""
+    trace: str = ""
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What one worker saw since its last report, of attempts that began under `generation`.
-
-    `outcomes` is in order of finishing: (job_id, error code) with "" for a success.
-    """
+    """What one worker saw since its last report, of attempts that began under `generation`; `outcomes` in order of
+    finishing."""
 
     generation: int
-    outcomes: tuple[tuple[UUID, str], ...]
+    outcomes: tuple[Outcome, ...]
+    worker: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One recent outcome as the whole fleet sees it. Jobs and traces are remembered of failures only; `at` is when it
+    was reported, in store ms."""
+
+    code: str
+    worker: str = ""
+    source: str = ""
+    job_id: UUID | None = None
+    trace: str = ""
+    at: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
     """What the whole fleet saw. `distinct_jobs` counts jobs by code within the window, `failures` attempts by
-    code; `recent` is the last outcomes within the window, newest first ("" is a success);
-    `first_failure_at` is the oldest failure still within the window."""
+    code; `seen` is the last outcomes within the window, newest first; `first_failure_at` is the oldest failure still
+    within the window. `workers` and `sources` count who finished attempts within it; `ejected` are the workers that
+    are out, each with the end of its lease."""
 
     now: int
     record: BreakerRecord
     distinct_jobs: Mapping[str, int] = field(default_factory=dict)
     failures: Mapping[str, int] = field(default_factory=dict)
-    recent: tuple[str, ...] = ()
+    seen: tuple[Seen, ...] = ()
     first_failure_at: int | None = None
+    workers: int = 0
+    sources: int = 0
+    ejected: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def recent(self) -> tuple[str, ...]:
+        """The codes of `seen`, newest first; "" is a success."""
+        return tuple(outcome.code for outcome in self.seen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,3 +217,13 @@ class Wait:
     window again in `ms` milliseconds."""
 
     ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Eject:
+    """The evidence is about the worker that reports it and not about the fleet: it is to leave this breaker's jobs
+    to the others. `limit` is how many workers may be out at once."""
+
+    code: str
+    reason: str
+    limit: int

@@ -12,4 +12,6 @@ ENDED = "ended"
 CANCELS = "cancels"
 # jobapi -> workers: there is a new job type; which, is in the catalog.
 TYPES = "types"
+# control plane -> workers: breaker policies changed; how, is in the database.
+POLICIES = "policies"
 NEWS = UUID(int=0)

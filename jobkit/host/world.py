@@ -21,6 +21,7 @@ from jobkit.adapters.sql.history import SqlHistory
 from jobkit.adapters.sql.incidents import SqlSums
 from jobkit.adapters.sql.intake import SqlIntake
 from jobkit.adapters.sql.ledger import SqlLedger
+from jobkit.adapters.sql.policies import SqlPolicies
 from jobkit.adapters.sql.presence import SqlPresence, SqlSessions, SqlTypes
 from jobkit.adapters.sql.reader import SqlReader
 from jobkit.adapters.sql.recovery import SqlRecovery
@@ -56,8 +57,10 @@ class World:
         self.sessions = SqlSessions(self.database)
         self.presence = SqlPresence(self.database)
         self.types = SqlTypes(self.database)
+        self.ledger = SqlLedger(self.database)
         self.history = SqlHistory(self.database)
         self.sums = SqlSums(self.database)
+        self.policies = SqlPolicies(self.database)
         self.recovery = SqlRecovery(self.database)
         self.retention = SqlRetention(self.database)
         self.dispatcher: Dispatcher = (

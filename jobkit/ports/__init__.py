@@ -6,6 +6,7 @@ from jobkit.ports.breakers import BreakerStore, Ledger
 from jobkit.ports.dispatch import Delivery, Dispatch, Dispatcher, Lane, Undecodable
 from jobkit.ports.history import History, Sums
 from jobkit.ports.jobs import Accepted, Held, Intake, JobReader, Lease, Miss, Settlement, Steering, WorkStore
+from jobkit.ports.policies import Policies
 from jobkit.ports.presence import Presence, Sessions, TypeCatalog, TypeInfo
 from jobkit.ports.recovery import Ages, PurgeStep, RecordStep, Recovery, Retention
 from jobkit.ports.signals import Signals
@@ -25,6 +26,7 @@ __all__ = [
     "Lease",
     "Ledger",
     "Miss",
+    "Policies",
     "Presence",
     "PurgeStep",
     "RecordStep",

@@ -43,6 +43,13 @@ class BreakerStore(Protocol):
     async def return_permit(self, name: str, generation: int, holder: str) -> None:
         """Give a permit back; nothing happens when it is not held."""
 
+    async def eject(self, name: str, generation: int, worker: str, limit: int, lease: timedelta) -> bool:
+        """Put a worker out of the breaker's jobs for `lease`, unless `limit` others are out already or the generation
+        is another one. Again for one that is out: its lease begins anew. Ejections outlive generations."""
+
+    async def readmit(self, name: str, worker: str) -> None:
+        """End a worker's ejection, and forget its part in the recent outcomes: it starts anew."""
+
     async def version(self) -> int:
         """The change counter: it moves with every swap and create, and maybe without; a wipe resets it."""
 

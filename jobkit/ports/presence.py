@@ -18,6 +18,7 @@ class TypeInfo:
     held: bool = False
     held_since: int | None = None
     held_until: int | None = None
+    held_breaker: str = ""
 
     @property
     def mark(self) -> int:
@@ -32,6 +33,13 @@ class TypeCatalog(Protocol):
         """Insert those unseen, up to `limit` types in all; returns those that did not fit."""
 
     async def all(self) -> dict[str, TypeInfo]: ...
+
+    async def need(self, needs: Mapping[str, Sequence[str]]) -> None:
+        """What the handlers of these types depend on now; the holds follow. To be repeated: what nobody announces is
+        forgotten after a day, or after ten minutes when other handlers of the type announce something else."""
+
+    async def breakers(self) -> list[str]:
+        """The names of all breakers, sorted: types and dependencies."""
 
 
 class Sessions(Protocol):

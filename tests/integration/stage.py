@@ -251,6 +251,9 @@ class Stage:
         """Status and JSON of an HTTP GET."""
         return await self._request("GET", app, path, **options)
 
+    async def request(self, method: str, app: Any, path: str, **options: Any) -> tuple[int, Any]:
+        return await self._request(method, app, path, **options)
+
     async def post(self, app: Any, path: str, **options: Any) -> tuple[int, Any]:
         return await self._request("POST", app, path, **options)
 

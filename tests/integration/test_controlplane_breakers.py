@@ -17,7 +17,7 @@ from selfheal.control.v1 import breaker_pb2, breaker_service_pb2, breaker_servic
 from controlplane.breakers import BreakerDesk
 from controlplane.gauges import Gauges
 from controlplane.keeper import Keeper
-from jobkit.domain.breaker import BreakerPolicy, BreakerRecord, BreakerState, Cause, Evidence
+from jobkit.domain.breaker import BreakerPolicy, BreakerRecord, BreakerState, Cause, Evidence, Outcome
 from jobkit.domain.errors import InvalidJob, Unavailable
 from jobkit.domain.job import JobState
 from jobkit.domain.tripping import close_by_hand, decide_probe_time, open_by_hand
@@ -111,7 +111,7 @@ async def test_the_desk_shows_failures_and_held_jobs(place: Place) -> None:
         await stage.submit(place.type("other"))
         desk = BreakerDesk(stage.world)
         policy = BreakerPolicy()
-        evidence = Evidence(0, ((uuid4(), "API_TIMEOUT"), (uuid4(), ""), (uuid4(), "API_TIMEOUT")))
+        evidence = Evidence(0, tuple(Outcome(uuid4(), code) for code in ("API_TIMEOUT", "", "API_TIMEOUT")))
         await stage.world.breakers.report(place.type("email"), evidence, 10, policy.failure_window)
         view = await desk.open(place.type("email"), "ops", "a test", None)
         assert (view.record.state, view.held_jobs, view.failures) == (OPEN, 3, {"API_TIMEOUT": 2})
@@ -216,7 +216,7 @@ async def test_the_shim_routes_of_breakers(embedded: Place) -> None:
         await stage.submit("sms")
         desk = BreakerDesk(stage.world)
         view = await desk.open("email", "", "", datetime.now(UTC) + timedelta(seconds=1.5))
-        evidence = Evidence(view.record.generation, ((uuid4(), "X"), (uuid4(), "Y")))
+        evidence = Evidence(view.record.generation, (Outcome(uuid4(), "X"), Outcome(uuid4(), "Y")))
         await stage.world.breakers.report("email", evidence, 10, 60_000)
         _, body = await stage.get(plane, "/breakers")
         assert body == {

@@ -19,7 +19,13 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
-from selfheal.control.v1 import breaker_pb2, breaker_service_pb2, breaker_service_pb2_grpc, incident_pb2
+from selfheal.control.v1 import (
+    breaker_pb2,
+    breaker_policy_pb2,
+    breaker_service_pb2,
+    breaker_service_pb2_grpc,
+    incident_pb2,
+)
 from selfheal.jobs.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
 
 from jobkit.domain.errors import (
@@ -48,6 +54,7 @@ class Memory:
         self.breakers = {
             "email": breaker_pb2.Breaker(breaker="email", state=breaker_pb2.BREAKER_STATE_CLOSED)
         }
+        self.policies: dict[str, breaker_policy_pb2.BreakerPolicy] = {}
         self.failures: deque[SelfhealError | grpc.StatusCode] = deque()
         self.history: list[breaker_pb2.BreakerTransition] = []
         self.incidents: list[incident_pb2.Incident] = []
@@ -324,6 +331,32 @@ class FakeBreakerService(breaker_service_pb2_grpc.BreakerServiceServicer):
         def work():
             (found,) = [i for i in self.memory.incidents if i.incident_id == request.incident_id]
             return breaker_service_pb2.GetIncidentResponse(incident=found, transitions=self.memory.history)
+
+        return self.memory.serve(context, request, work)
+
+    def ListBreakerPolicies(self, request, context):
+        def work():
+            return breaker_service_pb2.ListBreakerPoliciesResponse(policies=self.memory.policies.values())
+
+        return self.memory.serve(context, request, work)
+
+    def GetBreakerPolicy(self, request, context):
+        def work():
+            found = self.memory.policies.get(request.breaker)
+            patterns = [request.breaker] if found else []
+            return breaker_service_pb2.GetBreakerPolicyResponse(
+                policy=found, effective=found, patterns=patterns
+            )
+
+        return self.memory.serve(context, request, work)
+
+    def UpdateBreakerPolicy(self, request, context):
+        def work():
+            request.policy.breaker = request.breaker
+            request.policy.actor = request.actor
+            if not request.validate_only:
+                self.memory.policies[request.breaker] = request.policy
+            return breaker_service_pb2.UpdateBreakerPolicyResponse(policy=request.policy)
 
         return self.memory.serve(context, request, work)
 

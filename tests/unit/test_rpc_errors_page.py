@@ -21,6 +21,7 @@ BY_CODE = {
     "INVALID_ARGUMENT": lambda reason: errors.InvalidJob([], reason=reason),
     "NOT_FOUND": lambda reason: errors.NotFound(reason.removesuffix("_NOT_FOUND").lower(), "x"),
     "ALREADY_EXISTS": lambda reason: errors.AlreadyExists("", reason=reason),
+    "ABORTED": lambda reason: errors.Aborted("", reason=reason),
     "FAILED_PRECONDITION": lambda reason: (
         errors.SchemaMismatch("", "")
         if reason == "SCHEMA_MISMATCH"

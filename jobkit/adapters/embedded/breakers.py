@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 from weakref import WeakSet
@@ -18,6 +19,7 @@ from jobkit.domain.breaker import (
     BreakerRecord,
     BreakerState,
     Evidence,
+    Seen,
     Window,
 )
 
@@ -86,7 +88,9 @@ class _Tally:
     """The evidence of one breaker: what report.lua keeps, in the same slices and under the same bounds."""
 
     def __init__(self) -> None:
-        self._recent: deque[tuple[int, str]] = deque()
+        self._recent: deque[tuple[int, Seen]] = deque()
+        self._workers: dict[str, int] = {}
+        self._sources: dict[str, int] = {}
         self._jobs: dict[str, dict[UUID, int]] = {}
         self._attempts: dict[tuple[str, int], tuple[int, int]] = {}
         self._window = 0
@@ -95,9 +99,14 @@ class _Tally:
         self._window = window
         self._prune(now)
         slice_start = now - now % self._slice
-        for job_id, reported in evidence.outcomes:
-            code = self._bounded(reported)
-            self._recent.appendleft((now, code))
+        if evidence.outcomes:
+            self._workers[evidence.worker] = now
+        for outcome in evidence.outcomes:
+            job_id, code = outcome.job_id, self._bounded(outcome.code)
+            job, trace = (job_id, outcome.trace) if code else (None, "")
+            seen = Seen(code, evidence.worker, outcome.source, job, trace, now)
+            self._recent.appendleft((now, seen))
+            self._sources[outcome.source] = now
             if code:
                 jobs = self._jobs.setdefault(code, {})
                 jobs.pop(job_id, None)  # so that the order is that of the last failure
@@ -113,16 +122,22 @@ class _Tally:
         self._window = window
         self._prune(now)
         oldest = now - window
-        recent = [code for at, code in self._recent if at > oldest]
+        recent = [outcome for at, outcome in self._recent if at > oldest]
         firsts = [first for (code, _), (_, first) in self._attempts.items() if code in self._jobs]
         return Window(
             now=now,
             record=record,
             distinct_jobs={code: len(jobs) for code, jobs in self._jobs.items()},
             failures=self.failures(now),
-            recent=tuple(recent[:sample]),
+            seen=tuple(recent[:sample]),
             first_failure_at=max(min(firsts), oldest) if firsts else None,
+            workers=sum(at > oldest for at in self._workers.values()),
+            sources=sum(at > oldest for at in self._sources.values()),
         )
+
+    def forget(self, worker: str) -> None:
+        """Leave a worker's part out of the recent outcomes."""
+        self._recent = deque(entry for entry in self._recent if entry[1].worker != worker)
 
     def failures(self, now: int) -> dict[str, int]:
         self._prune(now)
@@ -150,6 +165,9 @@ class _Tally:
                 del jobs[job_id]
             if not jobs:
                 del self._jobs[code]
+        for last in (self._workers, self._sources):
+            for name in [name for name, at in last.items() if at <= oldest]:
+                del last[name]
         for code, start in list(self._attempts):
             if start + self._slice <= oldest:
                 del self._attempts[code, start]
@@ -163,6 +181,7 @@ class MemoryBreakerStore:
         self._records: dict[str, BreakerRecord] = {}
         self._tallies: dict[str, _Tally] = {}
         self._permits: dict[str, dict[str, int]] = {}
+        self._ejected: dict[str, dict[str, int]] = {}
         self._version = 0
         self._watchers = Watchers()
 
@@ -182,11 +201,16 @@ class MemoryBreakerStore:
         tally = self._tallies.setdefault(name, _Tally())
         if evidence.generation == record.generation:
             tally.add(evidence, now, sample, window)
-        return tally.seen(record, now, sample, window)
+        return self._seen(tally, record, sample, window)
 
     async def window(self, name: str, sample: int, window: int) -> Window:
         tally = self._tallies.get(name) or _Tally()
-        return tally.seen(self._record(name), self._clock(), sample, window)
+        return self._seen(tally, self._record(name), sample, window)
+
+    def _seen(self, tally: _Tally, record: BreakerRecord, sample: int, window: int) -> Window:
+        now = self._clock()
+        out = {w: until for w, until in self._ejected.get(record.name, {}).items() if until > now}
+        return replace(tally.seen(record, now, sample, window), ejected=out)
 
     async def swap(self, name: str, generation: int, record: BreakerRecord) -> bool:
         current = self._record(name)
@@ -204,9 +228,15 @@ class MemoryBreakerStore:
     async def take_permit(
         self, name: str, generation: int, holder: str, permits: int, lease: timedelta
     ) -> bool:
+        return self._take(self._permits, name, generation, (holder, permits, lease))
+
+    def _take(
+        self, kind: dict[str, dict[str, int]], name: str, generation: int, wanted: tuple[str, int, timedelta]
+    ) -> bool:
+        holder, permits, lease = wanted
         if self._record(name).generation != generation:
             return False
-        now, held = self._clock(), self._permits.setdefault(name, {})
+        now, held = self._clock(), kind.setdefault(name, {})
         for other, until in list(held.items()):
             if until <= now:
                 del held[other]
@@ -218,6 +248,14 @@ class MemoryBreakerStore:
     async def return_permit(self, name: str, generation: int, holder: str) -> None:
         if self._record(name).generation == generation:
             self._permits.get(name, {}).pop(holder, None)
+
+    async def eject(self, name: str, generation: int, worker: str, limit: int, lease: timedelta) -> bool:
+        return limit > 0 and self._take(self._ejected, name, generation, (worker, limit, lease))
+
+    async def readmit(self, name: str, worker: str) -> None:
+        self._ejected.get(name, {}).pop(worker, None)
+        if name in self._tallies:
+            self._tallies[name].forget(worker)
 
     async def version(self) -> int:
         return self._version

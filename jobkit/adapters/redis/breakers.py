@@ -36,7 +36,9 @@ class RedisBreakerStore:
     ) -> None:
         self._namespace = namespace
         self._link = RedisLink(url, timeout, connect_timeout)
-        self._report, self._swap, self._permit = (Script.load(n) for n in ("report", "swap", "permit"))
+        self._report, self._swap, self._permit, self._readmit = (
+            Script.load(name) for name in ("report", "swap", "permit", "readmit")
+        )
         self._subscriber = Subscriber(self._link)
         self._watchers = Watchers()
         self._listening = False
@@ -62,11 +64,12 @@ class RedisBreakerStore:
     async def report(self, name: str, evidence: Evidence, sample: int, window: int) -> Window:
         last = len(evidence.outcomes) - sample
         args: list[str | int] = []
-        for position, (job_id, code) in enumerate(evidence.outcomes):
-            if code or position >= last:  # an older success can't be among the recent outcomes
-                args += (job_id.hex, code)
-        seen = await self._evaluate(name, (evidence.generation, *self._bounds(sample, window), *args))
-        failed = {code for _, code in evidence.outcomes if code}
+        for position, outcome in enumerate(evidence.outcomes):
+            if outcome.code or position >= last:  # an older success can't be among the recent outcomes
+                args += (outcome.job_id.hex, outcome.code, outcome.trace, outcome.source)
+        head = (evidence.generation, *self._bounds(sample, window), evidence.worker)
+        seen = await self._evaluate(name, (*head, *args))
+        failed = {outcome.code for outcome in evidence.outcomes if outcome.code}
         if failed and evidence.generation == seen.record.generation:
             failed.add(OTHER_CODE)
             counts = {code: count for code, count in seen.failures.items() if code in failed}
@@ -74,7 +77,7 @@ class RedisBreakerStore:
         return seen
 
     async def window(self, name: str, sample: int, window: int) -> Window:
-        return await self._evaluate(name, ("", *self._bounds(sample, window)))
+        return await self._evaluate(name, ("", *self._bounds(sample, window), ""))
 
     async def swap(self, name: str, generation: int, record: BreakerRecord) -> bool:
         # The counter moves in the same write, won or lost: a process that dies right after its swap must not
@@ -91,11 +94,21 @@ class RedisBreakerStore:
     async def take_permit(
         self, name: str, generation: int, holder: str, permits: int, lease: timedelta
     ) -> bool:
-        milliseconds = round(lease / timedelta(milliseconds=1))
-        return await self._permitted(name, (generation, holder, permits, milliseconds))
+        return await self._permitted(
+            name, self._keys(name).permits, (generation, holder, permits, _ms(lease))
+        )
 
     async def return_permit(self, name: str, generation: int, holder: str) -> None:
-        await self._permitted(name, (generation, holder, 0, 0))
+        await self._permitted(name, self._keys(name).permits, (generation, holder, 0, 0))
+
+    async def eject(self, name: str, generation: int, worker: str, limit: int, lease: timedelta) -> bool:
+        if limit < 1:
+            return False
+        return await self._permitted(name, self._keys(name).ejected, (generation, worker, limit, _ms(lease)))
+
+    async def readmit(self, name: str, worker: str) -> None:
+        keys = self._keys(name)
+        await self._link.script(self._readmit, (keys.ejected, keys.recent), (worker,))
 
     async def version(self) -> int:
         (value,) = await self._link.run([("GET", key.changes(self._namespace))])
@@ -144,7 +157,8 @@ class RedisBreakerStore:
 
     def _all(self, name: str) -> Sequence[str]:
         keys = self._keys(name)
-        return (keys.record, keys.recent, keys.codes, keys.counts, keys.jobs, keys.permits)
+        evidence = (keys.recent, keys.codes, keys.counts, keys.jobs)
+        return (keys.record, *evidence, keys.permits, keys.workers, keys.sources, keys.ejected)
 
     def _bounds(self, sample: int, window: int) -> Command:
         return (sample, window, JOBS_KEPT, MAX_CODES, OTHER_CODE, WINDOW_SLICES)
@@ -160,19 +174,22 @@ class RedisBreakerStore:
         except Unavailable:
             _log.warning("copies for operators were not written; a repair will")
 
-    async def _permitted(self, name: str, args: Command) -> bool:
-        keys = self._keys(name)
-        return bool(await self._link.script(self._permit, (keys.record, keys.permits), args))
+    async def _permitted(self, name: str, permits: str, args: Command) -> bool:
+        return bool(await self._link.script(self._permit, (self._keys(name).record, permits), args))
 
     async def _evaluate(self, name: str, args: Command) -> Window:
-        now, value, recent, codes, first = await self._link.script(self._report, self._all(name)[:5], args)
+        answer = await self._link.script(self._report, self._all(name), args)
+        now, value, recent, codes, first, workers, sources, ejected = answer
         return Window(
             now=int(now),
             record=(self._decoded(name, value) if value else None) or BreakerRecord(name),
             distinct_jobs={code: int(jobs) for code, jobs in zip(codes[::3], codes[1::3], strict=True)},
             failures={code: int(count) for code, count in zip(codes[::3], codes[2::3], strict=True)},
-            recent=tuple(recent),
+            seen=tuple(codec.seen(entry) for entry in recent),
             first_failure_at=int(first) if first else None,
+            workers=int(workers),
+            sources=int(sources),
+            ejected={name: int(until) for name, until in zip(ejected[::2], ejected[1::2], strict=True)},
         )
 
     def _decoded(self, name: str, value: Any) -> BreakerRecord | None:
@@ -187,6 +204,10 @@ class RedisBreakerStore:
         if record is not None:
             self._corrupt.discard(name)
         return record
+
+
+def _ms(span: timedelta) -> int:
+    return round(span / timedelta(milliseconds=1))
 
 
 def _milliseconds(time: Sequence[str]) -> int:

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import orjson
 
-from jobkit.domain.breaker import BreakerRecord, BreakerState, Cause, Proof, Transition
+from jobkit.domain.breaker import BreakerRecord, BreakerState, Cause, Proof, Seen, Transition
 
 T = TypeVar("T")
 
@@ -40,8 +40,20 @@ def decode(name: str, value: str) -> BreakerRecord | None:
         reopened=_whole(found.get("reopened"), 0),
         forced=found.get("forced") is True,
         successes=_whole(found.get("successes"), 0),
+        spared=_text(found.get("spared")),
         transitions=_transitions(found.get("transitions")),
     )
+
+
+def seen(entry: str) -> Seen:
+    """One of report.lua's recent outcomes: `ms code job trace source worker`, where the worker's name may hold
+    anything. What cannot be read is left out, for somebody may have written there by hand."""
+    at, code, job, trace, source, worker = (*entry.split(" ", 5), "", "", "", "", "")[:6]
+    try:
+        job_id = UUID(job) if job != "-" else None
+    except ValueError:
+        job_id = None
+    return Seen(code, worker, source, job_id, "" if trace == "-" else trace, int(at))
 
 
 def for_operators(record: BreakerRecord) -> str:

@@ -18,6 +18,9 @@ class BreakerKeys:
     counts: str
     jobs: str
     permits: str
+    workers: str
+    sources: str
+    ejected: str
 
     @classmethod
     def of(cls, namespace: str, name: str) -> BreakerKeys:
@@ -29,6 +32,9 @@ class BreakerKeys:
             counts=f"{base}:counts",
             jobs=f"{base}:jobs:",  # + error code
             permits=f"{base}:permits",
+            workers=f"{base}:workers",
+            sources=f"{base}:sources",
+            ejected=f"{base}:ejected",
         )
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from jobkit.adapters.sql.engine import upsert
+from jobkit.adapters.sql.policies import policies_now
 from jobkit.adapters.sql.rows import HOLD_COLUMNS, Hold, hold_of
+from jobkit.adapters.sql.standing import enforced, needs_now
 from jobkit.adapters.sql.tables import breaker_transitions, counters, job_types, jobs
-from jobkit.adapters.sql.terms import any_text, db_now
-from jobkit.domain.breaker import BreakerRecord, BreakerState
-from jobkit.domain.job import QuarantineReason
+from jobkit.adapters.sql.terms import any_text, each_text
+from jobkit.domain.attribution import breakers_of
+from jobkit.domain.breaker import BreakerState
 
 LEDGER = "ledger"
 _moves = breaker_transitions.c
@@ -45,9 +46,21 @@ async def holds_at(connection: AsyncConnection, revision: int) -> dict[str, Hold
     holds = await holds_now(connection, None)
     if await revision_now(connection) == revision:
         return holds
+    needs = await needs_now(connection, None)
+    behind = {name: breakers_of(name, needs.get(name, ())) for name in holds}
+    then = await _then(connection, sorted({breaker for names in behind.values() for breaker in names}), revision)
+    return {
+        name: _as_of(hold, [then[breaker] for breaker in behind[name] if breaker in then])
+        for name, hold in holds.items()
+    }
+
+
+async def _then(connection: AsyncConnection, breakers: Sequence[str], revision: int) -> dict[str, Any]:
+    """The last move of each breaker up to `revision`, of those that may hold anything."""
+    each = each_text(connection, breakers)
     then_newest = (
         sa.select(_moves.to_state)
-        .where(_moves.breaker == job_types.c.job_type, _moves.scope == "", _moves.revision <= revision)
+        .where(_moves.breaker == each.c.value, _moves.scope == "", _moves.revision <= revision)
         .order_by(_moves.generation.desc())
         .limit(1)
     )
@@ -55,32 +68,21 @@ async def holds_at(connection: AsyncConnection, revision: int) -> dict[str, Hold
     state, at = (
         then_newest.with_only_columns(column).scalar_subquery() for column in (_moves.to_state, _moves.at)
     )
-    rows = await connection.execute(sa.select(job_types.c.job_type, state.label("to_state"), at.label("at")))
-    then = {row.job_type: row for row in rows if row.to_state is not None}
-    return {name: _as_of(hold, then.get(name)) for name, hold in holds.items()}
+    rows = await connection.execute(
+        sa.select(each.c.value.label("breaker"), state.label("to_state"), at.label("at"))
+    )
+    policies = await policies_now(connection)
+    return {
+        row.breaker: row for row in rows if row.to_state is not None and enforced(policies, row.breaker)
+    }
 
 
-def _as_of(hold: Hold, move: Any) -> Hold:
-    held = move is not None and BreakerState(move.to_state).holds
-    if held == hold.held:
+def _as_of(hold: Hold, moves: Sequence[Any]) -> Hold:
+    """The hold as the last moves of its breakers made it."""
+    holding = [move for move in moves if BreakerState(move.to_state).holds]
+    if bool(holding) == hold.held:
         return hold
-    return Hold(hold.number, held, move.at if held else None)
-
-
-async def set_hold(connection: AsyncConnection, record: BreakerRecord) -> None:
-    """The hold follows the newest generation. A reopening is the same hold; only a new one gets a number."""
-    insert: Any = upsert(connection)(job_types).values(job_type=record.name, created_at=db_now())
-    await connection.execute(insert.on_conflict_do_nothing())
-    held = record.state.holds
-    fresh = sa.and_(sa.true() if held else sa.false(), job_types.c.held_reason.is_(None))
-    await connection.execute(
-        sa.update(job_types)
-        .where(job_types.c.job_type == record.name, job_types.c.hold_generation < record.generation)
-        .values(
-            hold_generation=record.generation,
-            hold_number=job_types.c.hold_number + sa.case((fresh, 1), else_=0),
-            held_since=sa.case((fresh, record.opened_at), else_=job_types.c.held_since) if held else None,
-            held_reason=QuarantineReason.BREAKER_OPEN.value if held else None,
-            held_until=record.open_until if held else None,
-        )
+    first = min(holding, key=lambda move: int(move.at), default=None)
+    return (
+        Hold(hold.number, False) if first is None else Hold(hold.number, True, first.at, None, first.breaker)
     )

@@ -12,9 +12,11 @@ from jobkit.adapters.sql import incidents
 from jobkit.adapters.sql.counting import take
 from jobkit.adapters.sql.engine import Database
 from jobkit.adapters.sql.entries import entry_of, rebuilt, row_of
-from jobkit.adapters.sql.holds import LEDGER, revision_now, set_hold
+from jobkit.adapters.sql.holds import LEDGER, revision_now
+from jobkit.adapters.sql.policies import policies_now
+from jobkit.adapters.sql.standing import apply_standing
 from jobkit.adapters.sql.tables import breaker_transitions
-from jobkit.adapters.sql.terms import TEXTS
+from jobkit.adapters.sql.terms import each_text
 from jobkit.domain.breaker import TRANSITIONS_KEPT, BreakerRecord, Transition
 
 _moves = breaker_transitions.c
@@ -78,18 +80,6 @@ def newest_generation(name: Any) -> sa.ScalarSelect[Any]:
     return newest.where(_earlier.c.breaker == name, _earlier.c.scope == "").scalar_subquery()
 
 
-def each_text(connection: AsyncConnection, values: Sequence[str]) -> sa.TableValuedAlias:
-    """A row for each of `values`, in the column `value`: one statement text, however many."""
-    listed = sa.literal(list(values), type_=TEXTS)
-    if connection.dialect.name == "postgresql":
-        return (
-            sa.func.unnest(listed)
-            .table_valued(sa.column("value", sa.String), name="each_name")
-            .render_derived()
-        )
-    return sa.func.json_each(listed).table_valued(sa.column("value", sa.String), name="each_name")
-
-
 def _all_names() -> sa.Select[Any]:
     """One look at the index per breaker."""
     first = sa.select(sa.func.min(_moves.breaker).label("name")).cte("names", recursive=True)
@@ -120,7 +110,7 @@ async def _record(connection: AsyncConnection, record: BreakerRecord) -> int:
             news = sorted((e for e in entries if e.move.generation > newest), key=lambda e: e.revision)
             await incidents.follow(connection, [e for e in news if not e.move.scope], weight)
     if not _scope(record):
-        await set_hold(connection, record)
+        await apply_standing(connection, record, await policies_now(connection))
     return await revision_now(connection)
 
 

@@ -12,11 +12,25 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from jobkit.adapters.sql.engine import Database, upsert
+from jobkit.adapters.sql.policies import policies_now
 from jobkit.adapters.sql.rows import HOLD_COLUMNS
-from jobkit.adapters.sql.tables import claim_fronts, counters, job_types, jobs, publishers, workers
-from jobkit.adapters.sql.terms import any_uuid, db_now, db_start
+from jobkit.adapters.sql.standing import needs_now, rehold
+from jobkit.adapters.sql.tables import (
+    claim_fronts,
+    counters,
+    job_types,
+    jobs,
+    publishers,
+    type_needs,
+    workers,
+)
+from jobkit.adapters.sql.terms import any_text, any_uuid, db_now, db_start
+from jobkit.domain.attribution import breaker_of
 from jobkit.domain.job import JobState
 from jobkit.ports import TypeInfo
+
+# A dependency that handlers of its type no longer announce, though they announce others: in ms.
+DISOWNED_MS = 600_000
 
 
 def millis_of(span: timedelta) -> int:
@@ -176,8 +190,45 @@ class SqlTypes:
                     row.held_reason is not None,
                     row.held_since,
                     row.held_until,
+                    row.held_breaker or "",
                 )
                 for row in await connection.execute(sa.select(*HOLD_COLUMNS))
             }
+
+        return await self._database.read(work)
+
+    async def need(self, needs: Mapping[str, Sequence[str]]) -> None:
+        names = sorted(needs)
+        pairs = [(name, dependency) for name in names for dependency in sorted(needs[name])]
+
+        async def work(connection: AsyncConnection) -> None:
+            before = await needs_now(connection, names)
+            for name, dependency in pairs:
+                insert: Any = upsert(connection)(type_needs).values(
+                    job_type=name, dependency=dependency, seen_at=db_now()
+                )
+                await connection.execute(
+                    insert.on_conflict_do_update(
+                        index_elements=[type_needs.c.job_type, type_needs.c.dependency],
+                        set_={"seen_at": insert.excluded.seen_at},
+                    )
+                )
+            await connection.execute(
+                sa.delete(type_needs).where(
+                    any_text(type_needs.c.job_type, names), type_needs.c.seen_at < db_now() - DISOWNED_MS
+                )
+            )
+            after = await needs_now(connection, names)
+            changed = [name for name in names if before.get(name) != after.get(name)]
+            await rehold(connection, changed, await policies_now(connection))
+
+        if names:
+            await self._database.write(work)
+
+    async def breakers(self) -> list[str]:
+        async def work(connection: AsyncConnection) -> list[str]:
+            types = (await connection.execute(sa.select(job_types.c.job_type))).scalars().all()
+            needs = await needs_now(connection, None)
+            return sorted({*types, *(breaker_of(name) for needed in needs.values() for name in needed)})
 
         return await self._database.read(work)

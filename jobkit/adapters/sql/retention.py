@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from jobkit.adapters.sql.counting import PURGED, raise_to
 from jobkit.adapters.sql.engine import Database
 from jobkit.adapters.sql.rows import lowest_id
+from jobkit.adapters.sql.standing import FORGOTTEN_MS
 from jobkit.adapters.sql.tables import (
     breaker_transitions,
     claim_fronts,
@@ -21,6 +22,7 @@ from jobkit.adapters.sql.tables import (
     job_types,
     jobs,
     request_keys,
+    type_needs,
     undecodable,
     workers,
 )
@@ -158,6 +160,7 @@ async def _purge_records(connection: AsyncConnection, ages: Ages, limit: int) ->
         sa.delete(incidents).where(incidents.c.incident_id.in_(stale)),
         sa.delete(undecodable).where(undecodable.c.filed_at < now - ages.quarantined_ms),
         sa.delete(workers).where(workers.c.beat_at < now - ages.gone_ms),
+        sa.delete(type_needs).where(type_needs.c.seen_at < now - FORGOTTEN_MS),
         sa.delete(claim_fronts).where(claim_fronts.c.seen_at < now - ages.silent_ms),
     ):
         removed += (await connection.execute(statement)).rowcount

@@ -64,6 +64,7 @@ class Hold:
     held: bool
     since: int | None = None
     until: int | None = None
+    breaker: str = ""
 
 
 def time(millis: int) -> datetime:
@@ -176,7 +177,9 @@ def job_of(row: Any, holds: Mapping[str, Hold], now: int) -> Job:
     quarantine = None
     if held and hold is not None:
         since = max(hold.since or 0, row.due_at)
-        quarantine = Quarantine(QuarantineReason.BREAKER_OPEN, time(since), row.job_type, _maybe(hold.until))
+        quarantine = Quarantine(
+            QuarantineReason.BREAKER_OPEN, time(since), hold.breaker or row.job_type, _maybe(hold.until)
+        )
     elif state is JobState.QUARANTINED:
         quarantine = Quarantine(QuarantineReason(row.quarantine_reason), time(row.quarantined_at))
     waits_since = hold.number - row.hold_mark if hold and state.waiting else 0
@@ -225,7 +228,9 @@ def _history_of(row: Any, state: JobState) -> tuple[Attempt, ...]:
 
 
 def hold_of(row: Any) -> Hold:
-    return Hold(row.hold_number, row.held_reason is not None, row.held_since, row.held_until)
+    return Hold(
+        row.hold_number, row.held_reason is not None, row.held_since, row.held_until, row.held_breaker or ""
+    )
 
 
 HOLD_COLUMNS = (
@@ -234,4 +239,5 @@ HOLD_COLUMNS = (
     job_types.c.held_reason,
     job_types.c.held_since,
     job_types.c.held_until,
+    job_types.c.held_breaker,
 )

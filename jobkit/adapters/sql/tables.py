@@ -120,8 +120,41 @@ job_types = sa.Table(
     sa.Column("held_reason", sa.String(32)),
     sa.Column("held_since", Millis),
     sa.Column("held_until", Millis),
-    # The breaker generation that last wrote the hold: an older one changes nothing.
-    sa.Column("hold_generation", sa.BigInteger, nullable=False, server_default="0"),
+    # The breaker that holds it: its own, or that of a dependency.
+    sa.Column("held_breaker", sa.String(130)),
+)
+
+# What the handlers of a type say that they need.
+type_needs = sa.Table(
+    "type_needs",
+    metadata,
+    sa.Column("job_type", sa.String(128), primary_key=True),
+    sa.Column("dependency", sa.String(128), primary_key=True),
+    sa.Column("seen_at", Millis, nullable=False),
+)
+sa.Index("type_needs_dependency_idx", type_needs.c.dependency)
+
+# Whether each breaker holds, after its newest generation that was recorded: an older one changes nothing.
+breaker_standing = sa.Table(
+    "breaker_standing",
+    metadata,
+    sa.Column("breaker", sa.String(130), primary_key=True),
+    sa.Column("generation", sa.BigInteger, nullable=False),
+    sa.Column("holds", sa.Boolean, nullable=False),
+    sa.Column("since", Millis),
+    sa.Column("until", Millis),
+)
+
+# What operators set about breakers, by name pattern.
+policies = sa.Table(
+    "policies",
+    metadata,
+    sa.Column("pattern", sa.String(130), primary_key=True),
+    sa.Column("settings", sa.LargeBinary, nullable=False),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("updated_at", Millis, nullable=False),
 )
 
 # One row per publishing process, written once a second.

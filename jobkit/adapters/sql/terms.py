@@ -139,3 +139,15 @@ def _picked_postgresql(element: Any, compiler: Any, **kw: Any) -> str:
 def _picked_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
     column, picked = element.clauses
     return f"{compiler.process(column, **kw)} IN {compiler.process(picked, **kw)}"
+
+
+def each_text(connection: AsyncConnection, values: Sequence[str]) -> sa.TableValuedAlias:
+    """A row for each of `values`, in the column `value`: one statement text, however many."""
+    listed = sa.literal(list(values), type_=TEXTS)
+    if connection.dialect.name == "postgresql":
+        return (
+            sa.func.unnest(listed)
+            .table_valued(sa.column("value", sa.String), name="each_name")
+            .render_derived()
+        )
+    return sa.func.json_each(listed).table_valued(sa.column("value", sa.String), name="each_name")

@@ -1,5 +1,5 @@
 -- Replace the record if nobody did so before; a CLOSED one forgets all evidence.
--- KEYS  as report.lua, then permits
+-- KEYS  as report.lua
 -- ARGV  generation that is expected ('' = only where there is no record), the new record
 -- returns {1 or 0, {codes whose evidence was forgotten}}
 local old = stored(KEYS[1])
@@ -20,5 +20,5 @@ if new.state ~= 'CLOSED' then return {1, {}} end
 ensure(KEYS[3], 'zset')
 local codes = redis.call('ZRANGE', KEYS[3], 0, -1)
 for _, code in ipairs(codes) do redis.call('DEL', KEYS[5] .. code) end
-redis.call('DEL', KEYS[2], KEYS[3], KEYS[4])
+redis.call('DEL', KEYS[2], KEYS[3], KEYS[4], KEYS[7], KEYS[8])
 return {1, codes}

@@ -5,10 +5,12 @@ Seeing and steering breakers."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from selfheal.control.v1 import breaker_pb2 as _breaker_pb2
+from selfheal.control.v1 import breaker_policy_pb2 as _breaker_policy_pb2
 from selfheal.control.v1 import incident_pb2 as _incident_pb2
 import builtins as _builtins
 import sys
@@ -535,3 +537,185 @@ class GetIncidentResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetIncidentResponse: _TypeAlias = GetIncidentResponse  # noqa: Y015
+
+@_typing.final
+class ListBreakerPoliciesRequest(_message.Message):
+    """ListBreakerPoliciesRequest asks for a page of policies."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Policies a page: 1,000 when unset or above."""
+    page_token: _builtins.str
+    """From the previous page's `next_page_token`."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBreakerPoliciesRequest: _TypeAlias = ListBreakerPoliciesRequest  # noqa: Y015
+
+@_typing.final
+class ListBreakerPoliciesResponse(_message.Message):
+    """ListBreakerPoliciesResponse is one page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[_breaker_policy_pb2.BreakerPolicy]:
+        """By pattern."""
+
+    def __init__(
+        self,
+        *,
+        policies: _abc.Iterable[_breaker_policy_pb2.BreakerPolicy] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "policies", b"policies"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBreakerPoliciesResponse: _TypeAlias = ListBreakerPoliciesResponse  # noqa: Y015
+
+@_typing.final
+class GetBreakerPolicyRequest(_message.Message):
+    """GetBreakerPolicyRequest names a breaker or a pattern."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BREAKER_FIELD_NUMBER: _builtins.int
+    breaker: _builtins.str
+    """A breaker's name, or the beginning of names followed by `*`."""
+    def __init__(
+        self,
+        *,
+        breaker: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetBreakerPolicyRequest: _TypeAlias = GetBreakerPolicyRequest  # noqa: Y015
+
+@_typing.final
+class GetBreakerPolicyResponse(_message.Message):
+    """GetBreakerPolicyResponse holds what is set, and what follows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_FIELD_NUMBER: _builtins.int
+    PATTERNS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def policy(self) -> _breaker_policy_pb2.BreakerPolicy:
+        """What is set for exactly this name; nothing, with etag "0", when nobody set anything."""
+
+    @_builtins.property
+    def effective(self) -> _breaker_policy_pb2.BreakerPolicy:
+        """What is in force with everything that it inherits. What is unset here is left to the workers' environment."""
+
+    @_builtins.property
+    def patterns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The patterns that `effective` comes from, the least specific first."""
+
+    def __init__(
+        self,
+        *,
+        policy: _breaker_policy_pb2.BreakerPolicy | None = ...,
+        effective: _breaker_policy_pb2.BreakerPolicy | None = ...,
+        patterns: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effective", b"effective", "policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective", b"effective", "patterns", b"patterns", "policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetBreakerPolicyResponse: _TypeAlias = GetBreakerPolicyResponse  # noqa: Y015
+
+@_typing.final
+class UpdateBreakerPolicyRequest(_message.Message):
+    """UpdateBreakerPolicyRequest says who sets what, and why."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BREAKER_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    breaker: _builtins.str
+    """A breaker's name, or the beginning of names followed by `*`."""
+    validate_only: _builtins.bool
+    """Only check and answer, and change nothing."""
+    reason: _builtins.str
+    """Why; recorded."""
+    actor: _builtins.str
+    """Who; recorded, "anonymous" when empty."""
+    @_builtins.property
+    def policy(self) -> _breaker_policy_pb2.BreakerPolicy:
+        """The new values. With `etag` set it must be that of what is stored, else ABORTED."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Which fields to set, or to unset where `policy` has none; unset: those that `policy` has."""
+
+    def __init__(
+        self,
+        *,
+        breaker: _builtins.str = ...,
+        policy: _breaker_policy_pb2.BreakerPolicy | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        validate_only: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "breaker", b"breaker", "policy", b"policy", "reason", b"reason", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateBreakerPolicyRequest: _TypeAlias = UpdateBreakerPolicyRequest  # noqa: Y015
+
+@_typing.final
+class UpdateBreakerPolicyResponse(_message.Message):
+    """UpdateBreakerPolicyResponse holds the policy as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def policy(self) -> _breaker_policy_pb2.BreakerPolicy:
+        """The policy."""
+
+    def __init__(
+        self,
+        *,
+        policy: _breaker_policy_pb2.BreakerPolicy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateBreakerPolicyResponse: _TypeAlias = UpdateBreakerPolicyResponse  # noqa: Y015

@@ -80,6 +80,21 @@ class BreakerServiceStub:
                 request_serializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.GetIncidentRequest.SerializeToString,
                 response_deserializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.GetIncidentResponse.FromString,
                 _registered_method=True)
+        self.ListBreakerPolicies = channel.unary_unary(
+                '/selfheal.control.v1.BreakerService/ListBreakerPolicies',
+                request_serializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.ListBreakerPoliciesRequest.SerializeToString,
+                response_deserializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.ListBreakerPoliciesResponse.FromString,
+                _registered_method=True)
+        self.GetBreakerPolicy = channel.unary_unary(
+                '/selfheal.control.v1.BreakerService/GetBreakerPolicy',
+                request_serializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.GetBreakerPolicyRequest.SerializeToString,
+                response_deserializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.GetBreakerPolicyResponse.FromString,
+                _registered_method=True)
+        self.UpdateBreakerPolicy = channel.unary_unary(
+                '/selfheal.control.v1.BreakerService/UpdateBreakerPolicy',
+                request_serializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.UpdateBreakerPolicyRequest.SerializeToString,
+                response_deserializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.UpdateBreakerPolicyResponse.FromString,
+                _registered_method=True)
 
 
 class BreakerServiceServicer:
@@ -150,6 +165,27 @@ class BreakerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListBreakerPolicies(self, request, context):
+        """ListBreakerPolicies reads what operators set, by pattern.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetBreakerPolicy(self, request, context):
+        """GetBreakerPolicy reads what is set for exactly one name or pattern, and what it comes to with all that it inherits.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateBreakerPolicy(self, request, context):
+        """UpdateBreakerPolicy sets fields for a name or pattern, or unsets them. Breakers stay in the state that they are in.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BreakerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -197,6 +233,21 @@ def add_BreakerServiceServicer_to_server(servicer, server):
                     servicer.GetIncident,
                     request_deserializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.GetIncidentRequest.FromString,
                     response_serializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.GetIncidentResponse.SerializeToString,
+            ),
+            'ListBreakerPolicies': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBreakerPolicies,
+                    request_deserializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.ListBreakerPoliciesRequest.FromString,
+                    response_serializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.ListBreakerPoliciesResponse.SerializeToString,
+            ),
+            'GetBreakerPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBreakerPolicy,
+                    request_deserializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.GetBreakerPolicyRequest.FromString,
+                    response_serializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.GetBreakerPolicyResponse.SerializeToString,
+            ),
+            'UpdateBreakerPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateBreakerPolicy,
+                    request_deserializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.UpdateBreakerPolicyRequest.FromString,
+                    response_serializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.UpdateBreakerPolicyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -443,6 +494,87 @@ class BreakerService:
             '/selfheal.control.v1.BreakerService/GetIncident',
             selfheal_dot_control_dot_v1_dot_breaker__service__pb2.GetIncidentRequest.SerializeToString,
             selfheal_dot_control_dot_v1_dot_breaker__service__pb2.GetIncidentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBreakerPolicies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/selfheal.control.v1.BreakerService/ListBreakerPolicies',
+            selfheal_dot_control_dot_v1_dot_breaker__service__pb2.ListBreakerPoliciesRequest.SerializeToString,
+            selfheal_dot_control_dot_v1_dot_breaker__service__pb2.ListBreakerPoliciesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBreakerPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/selfheal.control.v1.BreakerService/GetBreakerPolicy',
+            selfheal_dot_control_dot_v1_dot_breaker__service__pb2.GetBreakerPolicyRequest.SerializeToString,
+            selfheal_dot_control_dot_v1_dot_breaker__service__pb2.GetBreakerPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateBreakerPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/selfheal.control.v1.BreakerService/UpdateBreakerPolicy',
+            selfheal_dot_control_dot_v1_dot_breaker__service__pb2.UpdateBreakerPolicyRequest.SerializeToString,
+            selfheal_dot_control_dot_v1_dot_breaker__service__pb2.UpdateBreakerPolicyResponse.FromString,
             options,
             channel_credentials,
             insecure,

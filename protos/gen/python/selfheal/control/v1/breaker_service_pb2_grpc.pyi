@@ -53,6 +53,12 @@ class BreakerServiceStub:
     """ListIncidents reads incidents, newest first."""
     GetIncident: _grpc.UnaryUnaryMultiCallable[_breaker_service_pb2.GetIncidentRequest, _breaker_service_pb2.GetIncidentResponse]
     """GetIncident reads one incident with its transitions."""
+    ListBreakerPolicies: _grpc.UnaryUnaryMultiCallable[_breaker_service_pb2.ListBreakerPoliciesRequest, _breaker_service_pb2.ListBreakerPoliciesResponse]
+    """ListBreakerPolicies reads what operators set, by pattern."""
+    GetBreakerPolicy: _grpc.UnaryUnaryMultiCallable[_breaker_service_pb2.GetBreakerPolicyRequest, _breaker_service_pb2.GetBreakerPolicyResponse]
+    """GetBreakerPolicy reads what is set for exactly one name or pattern, and what it comes to with all that it inherits."""
+    UpdateBreakerPolicy: _grpc.UnaryUnaryMultiCallable[_breaker_service_pb2.UpdateBreakerPolicyRequest, _breaker_service_pb2.UpdateBreakerPolicyResponse]
+    """UpdateBreakerPolicy sets fields for a name or pattern, or unsets them. Breakers stay in the state that they are in."""
 
 @_typing.type_check_only
 class BreakerServiceAsyncStub(BreakerServiceStub):
@@ -79,6 +85,12 @@ class BreakerServiceAsyncStub(BreakerServiceStub):
     """ListIncidents reads incidents, newest first."""
     GetIncident: _aio.UnaryUnaryMultiCallable[_breaker_service_pb2.GetIncidentRequest, _breaker_service_pb2.GetIncidentResponse]  # type: ignore[assignment]
     """GetIncident reads one incident with its transitions."""
+    ListBreakerPolicies: _aio.UnaryUnaryMultiCallable[_breaker_service_pb2.ListBreakerPoliciesRequest, _breaker_service_pb2.ListBreakerPoliciesResponse]  # type: ignore[assignment]
+    """ListBreakerPolicies reads what operators set, by pattern."""
+    GetBreakerPolicy: _aio.UnaryUnaryMultiCallable[_breaker_service_pb2.GetBreakerPolicyRequest, _breaker_service_pb2.GetBreakerPolicyResponse]  # type: ignore[assignment]
+    """GetBreakerPolicy reads what is set for exactly one name or pattern, and what it comes to with all that it inherits."""
+    UpdateBreakerPolicy: _aio.UnaryUnaryMultiCallable[_breaker_service_pb2.UpdateBreakerPolicyRequest, _breaker_service_pb2.UpdateBreakerPolicyResponse]  # type: ignore[assignment]
+    """UpdateBreakerPolicy sets fields for a name or pattern, or unsets them. Breakers stay in the state that they are in."""
 
 class BreakerServiceServicer(metaclass=_abc_1.ABCMeta):
     """BreakerService shows the fleet's breakers and lets an operator move them."""
@@ -156,5 +168,29 @@ class BreakerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_breaker_service_pb2.GetIncidentResponse, _abc.Awaitable[_breaker_service_pb2.GetIncidentResponse]]:
         """GetIncident reads one incident with its transitions."""
+
+    @_abc_1.abstractmethod
+    def ListBreakerPolicies(
+        self,
+        request: _breaker_service_pb2.ListBreakerPoliciesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_breaker_service_pb2.ListBreakerPoliciesResponse, _abc.Awaitable[_breaker_service_pb2.ListBreakerPoliciesResponse]]:
+        """ListBreakerPolicies reads what operators set, by pattern."""
+
+    @_abc_1.abstractmethod
+    def GetBreakerPolicy(
+        self,
+        request: _breaker_service_pb2.GetBreakerPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_breaker_service_pb2.GetBreakerPolicyResponse, _abc.Awaitable[_breaker_service_pb2.GetBreakerPolicyResponse]]:
+        """GetBreakerPolicy reads what is set for exactly one name or pattern, and what it comes to with all that it inherits."""
+
+    @_abc_1.abstractmethod
+    def UpdateBreakerPolicy(
+        self,
+        request: _breaker_service_pb2.UpdateBreakerPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_breaker_service_pb2.UpdateBreakerPolicyResponse, _abc.Awaitable[_breaker_service_pb2.UpdateBreakerPolicyResponse]]:
+        """UpdateBreakerPolicy sets fields for a name or pattern, or unsets them. Breakers stay in the state that they are in."""
 
 def add_BreakerServiceServicer_to_server(servicer: BreakerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

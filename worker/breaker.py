@@ -1,0 +1,89 @@
+"""One breaker as this worker last heard of it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from jobkit.domain.breaker import BreakerPolicy, BreakerRecord, BreakerState, Mode, Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Exile:
+    """This worker is out: it takes a job on trial after `until` (store ms). `times` in a row so far."""
+
+    until: int
+    times: int
+    code: str
+
+
+class Breaker:
+    """Attempts carry the `generation` that they began under. `exile` is this worker's own, None while it is in."""
+
+    def __init__(self, name: str, policy: BreakerPolicy) -> None:
+        self.record = BreakerRecord(name)
+        self.policy = policy
+        self.outcomes: list[Outcome] = []
+        self.exile: Exile | None = None
+        self.permits: set[int] = set()
+        self._failing = 0
+        self._decided = asyncio.Event()
+        self._decided.set()
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def generation(self) -> int:
+        return self.record.generation
+
+    @property
+    def holds(self) -> bool:
+        """Whether it holds the fleet's jobs."""
+        return self.record.state.holds and self.policy.mode is Mode.ENFORCED
+
+    @property
+    def admits(self) -> bool:
+        """Whether this worker may start jobs."""
+        exiled = self.exile is not None and self.policy.mode is Mode.ENFORCED
+        return not self.holds and not exiled
+
+    @property
+    def takes_evidence(self) -> bool:
+        return self.record.state is BreakerState.CLOSED and self.policy.mode is not Mode.DISABLED
+
+    @property
+    def reporting(self) -> bool:
+        """Whether a report is on its way, or a decision was put off."""
+        return not self._decided.is_set()
+
+    @reporting.setter
+    def reporting(self, value: bool) -> None:
+        if value:
+            self._decided.clear()
+        else:
+            self._decided.set()
+
+    @property
+    def hesitates(self) -> bool:
+        """Whether to start nothing until the report that is on its way is answered: so many of this worker's last
+        attempts failed that the answer may well be to stop. Where calls fail within a millisecond this saves more of
+        them than any threshold."""
+        return self.reporting and self._failing >= self.policy.jobs_needed
+
+    async def decided(self) -> None:
+        """Returns once no report is on its way."""
+        await self._decided.wait()
+
+    def note(self, outcome: Outcome) -> None:
+        """An outcome to report."""
+        self.outcomes.append(outcome)
+        self._failing = self._failing + 1 if outcome.code else 0
+
+    def learn(self, record: BreakerRecord) -> None:
+        """The record is now this one; evidence of another generation is worth nothing."""
+        if record.generation != self.record.generation:
+            self.outcomes.clear()
+            self._failing = 0
+        self.record = record

@@ -1,0 +1,96 @@
+"""What stands before the jobs of one type: its own breaker and those of its dependencies. A job is admitted when all
+of them admit it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from jobkit.domain.attribution import attribute, blamed, spoken_for
+from jobkit.domain.outcome import Deferred, Failed, Outcome
+from worker.breaker import Breaker
+
+Generations = Mapping[str, int]
+"""By breaker, the generation under which an attempt began."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What allows one job through a gate that is shut: permits by breaker, and the breakers whose exile of this
+    worker it puts to the test."""
+
+    generations: Generations
+    permits: Mapping[str, int] = field(default_factory=dict)
+    trials: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an attempt said, by breaker: "" good, a code bad, absent nothing."""
+
+    job_id: UUID
+    codes: Mapping[str, str]
+    trace: str = ""
+
+
+class Gate:
+    """Cheap to ask: comparisons in memory."""
+
+    def __init__(self, job_type: str, breakers: Sequence[Breaker], depends_on: Sequence[str]) -> None:
+        self.job_type = job_type
+        self.breakers = tuple(breakers)
+        self._depends_on = tuple(depends_on)
+
+    @property
+    def admits(self) -> bool:
+        """Whether jobs flow."""
+        return all(breaker.admits for breaker in self.breakers)
+
+    @property
+    def hesitates(self) -> bool:
+        """Whether a moment's wait may spare a call: see `Breaker.hesitates`."""
+        return any(breaker.hesitates for breaker in self.breakers)
+
+    @property
+    def generations(self) -> Generations:
+        return {breaker.name: breaker.generation for breaker in self.breakers}
+
+    @property
+    def probes(self) -> int:
+        """How many jobs may run at once while it is shut."""
+        return min((b.policy.probes if b.holds else 1 for b in self.breakers if not b.admits), default=1)
+
+    @property
+    def spared(self) -> frozenset[str]:
+        """Ids of jobs that failed as the last probe: others go first."""
+        return frozenset(b.record.spared for b in self.breakers if b.record.spared)
+
+    async def decided(self) -> None:
+        """Returns once nothing hesitates."""
+        for breaker in self.breakers:
+            if breaker.hesitates:
+                await breaker.decided()
+
+    def evidence(self, outcome: Outcome, seconds: float) -> Mapping[str, str]:
+        """What an attempt of so long says, by breaker, after each one's policy."""
+        said = attribute(outcome, self.job_type, self._depends_on)
+        slow = blamed(self.job_type, self._depends_on)
+        found = {}
+        for breaker in self.breakers:
+            if breaker.name in said:
+                took = round(seconds * 1000) if breaker.name in slow else 0
+                code = breaker.policy.code_of(said[breaker.name], took)
+                if code is not None:
+                    found[breaker.name] = code
+        return found
+
+    def spoken_for(self, outcome: Deferred) -> str:
+        """The breaker that a wide request to come back later opens."""
+        return spoken_for(outcome, self.job_type, self._depends_on)
+
+    def refunds(self, outcome: Outcome, probe: Probe | None, codes: Mapping[str, str]) -> bool:
+        """Whether the run of a probe burns no attempt: it failed with a code that counts on what it probed."""
+        if probe is None or not isinstance(outcome, Failed):
+            return False
+        return any(codes.get(name) for name in (*probe.permits, *probe.trials))
