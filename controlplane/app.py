@@ -57,7 +57,13 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
             "controlPlane",
             settings.bind,
             (settings.grpc_port, settings.http_port),
-            [(add_BreakerServiceServicer_to_server, BreakerServicer(desk, PolicyDesk(world), chronicle), SERVICE)],
+            [
+                (
+                    add_BreakerServiceServicer_to_server,
+                    BreakerServicer(desk, PolicyDesk(world), chronicle),
+                    SERVICE,
+                )
+            ],
             world.checks(publisher),
             registry,
         )

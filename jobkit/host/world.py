@@ -57,7 +57,6 @@ class World:
         self.sessions = SqlSessions(self.database)
         self.presence = SqlPresence(self.database)
         self.types = SqlTypes(self.database)
-        self.ledger = SqlLedger(self.database)
         self.history = SqlHistory(self.database)
         self.sums = SqlSums(self.database)
         self.policies = SqlPolicies(self.database)

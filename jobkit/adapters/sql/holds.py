@@ -48,7 +48,9 @@ async def holds_at(connection: AsyncConnection, revision: int) -> dict[str, Hold
         return holds
     needs = await needs_now(connection, None)
     behind = {name: breakers_of(name, needs.get(name, ())) for name in holds}
-    then = await _then(connection, sorted({breaker for names in behind.values() for breaker in names}), revision)
+    then = await _then(
+        connection, sorted({breaker for names in behind.values() for breaker in names}), revision
+    )
     return {
         name: _as_of(hold, [then[breaker] for breaker in behind[name] if breaker in then])
         for name, hold in holds.items()
@@ -72,9 +74,7 @@ async def _then(connection: AsyncConnection, breakers: Sequence[str], revision: 
         sa.select(each.c.value.label("breaker"), state.label("to_state"), at.label("at"))
     )
     policies = await policies_now(connection)
-    return {
-        row.breaker: row for row in rows if row.to_state is not None and enforced(policies, row.breaker)
-    }
+    return {row.breaker: row for row in rows if row.to_state is not None and enforced(policies, row.breaker)}
 
 
 def _as_of(hold: Hold, moves: Sequence[Any]) -> Hold:
