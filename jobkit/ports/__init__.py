@@ -5,6 +5,7 @@ contract tests. Every method may raise `errors.Unavailable` where its world is a
 from jobkit.ports.breakers import BreakerStore, Ledger
 from jobkit.ports.dispatch import Delivery, Dispatch, Dispatcher, Lane, Undecodable
 from jobkit.ports.jobs import Accepted, Held, Intake, JobReader, Lease, Miss, Settlement, Steering, WorkStore
+from jobkit.ports.limits import Grant, LimitStore
 from jobkit.ports.presence import Presence, Sessions, TypeCatalog, TypeInfo
 from jobkit.ports.recovery import Ages, PurgeStep, Recovery, Retention
 from jobkit.ports.signals import Signals
@@ -16,12 +17,14 @@ __all__ = [
     "Delivery",
     "Dispatch",
     "Dispatcher",
+    "Grant",
     "Held",
     "Intake",
     "JobReader",
     "Lane",
     "Lease",
     "Ledger",
+    "LimitStore",
     "Miss",
     "Presence",
     "PurgeStep",
