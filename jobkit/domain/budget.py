@@ -1,8 +1,8 @@
 """The fleet's retry budget: retries of a type are at most a fifth of its first attempts and one a second.
 
-"Handling Overload" (Site Reliability Engineering, O'Reilly 2016, ch. 21) keeps retries to a share of requests; Finagle's
-`RetryBudget` does it with a token bucket which first attempts fill. Here a retry for which the budget has nothing is not
-given up: it goes into debt, and waits until the debt is paid.
+"Handling Overload" (Site Reliability Engineering, O'Reilly 2016, ch. 21) keeps retries to a share of requests;
+Finagle's `RetryBudget` does it with a token bucket which first attempts fill. Here a retry for which the budget has
+nothing is not given up: it goes into debt, and waits until the debt is paid.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ LONGEST = timedelta(minutes=10)
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """What a worker did since its last one: first attempts, retries beyond the block it was given. It asks for a block
-    of `wanted`."""
+    """What a worker did since its last one: first attempts, retries beyond the block it was given. It asks for a
+    block of `wanted`."""
 
     firsts: int
     owed: int
@@ -33,7 +33,7 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What it gets: a block of retries; and when it is in debt, how many and how fast they are paid (a second)."""
+    """What it gets: a block of retries; and when the fleet is in debt, how many, and how many are paid a second."""
 
     block: int
     debt: float = 0.0

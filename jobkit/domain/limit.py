@@ -37,10 +37,10 @@ def effective_limit(
 
 @dataclass(frozen=True, slots=True)
 class LaneReport:
-    """One worker's lane since its last report. `in_use` attempts run now; it could run `most` at once. `lacked`: it had
-    tokens that it was not allowed to start. `limit` is the operator's as of `revision`; `generation` that of a breaker
-    which was seen closing, else 0. `took_ms` is the sum of what the `ok` attempts took, `span_ms` the time since the last
-    report. `leaving`: it gives everything back."""
+    """One worker's lane since its last report. `in_use` attempts run now; it could run `most` at once. `lacked`: it
+    had tokens that it was not allowed to start. `limit` is the operator's as of `revision`; `generation` that of a
+    breaker which was seen closing, else 0. `took_ms` is the sum of what the `ok` attempts took, `span_ms` the time
+    since the last report. `leaving`: it gives everything back."""
 
     in_use: int
     most: int
@@ -92,12 +92,13 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What a plan is made of: the one before, who is there, and what was done since."""
+    """What a plan is made of: the one before, who is there, and what was done since. `sums` is the store's own."""
 
     plan: Plan
     members: tuple[Member, ...]
     epoch: Epoch
     now: int
+    sums: tuple[int, ...] = ()
 
 
 def decide_plan(material: Material, report: LaneReport) -> tuple[Plan, dict[str, Share]]:
@@ -125,9 +126,9 @@ def decide_plan(material: Material, report: LaneReport) -> tuple[Plan, dict[str,
 
 
 def divide(limit: int, rate: float | None, members: Sequence[Member], number: int) -> dict[str, Share]:
-    """Max-min fair: nobody gets more than it can use, what one cannot use goes to the others, and what does not
-    divide rotates with the plan's `number`. A worker without work counts as well: all consume from one queue, so who
-    has a slot has work when there is any."""
+    """Max-min fair: nobody gets more than it can use, what one cannot use goes to the others, and what does not divide
+    rotates with the plan's `number`. A worker without work counts as well: all consume from one queue, so whoever has
+    a slot has work when there is any."""
     slots = dict.fromkeys((m.worker for m in members), 0)
     turn = (number // TURN_EPOCHS) % max(len(members), 1)
     ordered = sorted(members, key=lambda m: m.worker)

@@ -4,12 +4,12 @@ A limit on concurrency cannot hold a *rate* where refusals are immediate (a refu
 limit of 1 may be refused hundreds of times a second). So the state carries both: `rate`, starts a second of the whole
 fleet, and `slots`, attempts at once. It is a model of the dependency, not a reflex:
 
-- *Slow start* (RFC 5681, 3.1): the rate doubles, but over what was *delivered*, not over what was tried, so that calls
-  that take long do not let it run ahead of its own evidence.
+- *Slow start* (RFC 5681, 3.1): the rate doubles, but over what was *delivered*, not over what was tried, so that
+  calls that take long do not let it run ahead of its own evidence.
 - *Delivered rate as the estimate of capacity* (BBR: Cardwell et al., "Congestion-Based Congestion Control", ACM Queue
   2016): refusals, or latency that grows while the delivered rate does not, say that the rate lies above capacity; it
   then becomes a little less than what was delivered. Doing so twice changes nothing, so late refusals do no harm.
-- *The rate where refusals began is remembered and approached slowly, then passed slowly and faster* (CUBIC, RFC 9438).
+- *The rate where refusals began is remembered, approached slowly, then passed slowly and faster* (CUBIC, RFC 9438).
 - `slots` is twice what the rate needs at the smallest latency seen (Little's law; BBR's bound of 2 BDP): so a
   dependency that queues instead of refusing is not handed a queue.
 
@@ -41,14 +41,16 @@ TOLERATED = 0.01
 QUEUEING = 1.5
 QUEUEING_SLACK_MS = 25.0
 LEAST_HOLD_MS = 60.0
+# The smallest latency is forgotten slowly: jobs that take longer than those before them are no queue.
+LEAST_DRIFT = 1.02
 IDLE_EPOCHS = 3
 SETTLED = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """What the fleet did in one: attempts started, finished well and badly, how long the good ones took together (ms),
-    whether a lane lacked what it could have used; `seconds` that the reports speak of (the mean of all workers)."""
+    """What the fleet did in one: attempts started, finished well and badly, how long the good ones took together
+    (ms), whether a lane lacked what it could have used; `seconds` that the reports speak of (the workers' mean)."""
 
     started: int
     ok: int
@@ -61,7 +63,8 @@ class Epoch:
 @dataclass(frozen=True, slots=True)
 class Pace:
     """The recovery of a breaker's `generation`. `ceiling` is the rate where refusals began (0: not met yet),
-    `since_cut` counts epochs from then (`tested`: a deep cut, to see whether it helps), shorter ones where calls take long, because answers come late. `over`: the backlog is gone, nothing is paced any more."""
+    `since_cut` counts epochs from then, shorter ones where calls take long, because answers come late. `tested`: the
+    cut was a deep one, to see whether it helps. `over`: the backlog is gone, nothing is paced any more."""
 
     generation: int
     rate: float = FIRST_RATE
@@ -92,7 +95,7 @@ def next_pace(pace: Pace, epoch: Epoch) -> Pace:
     if not finished:
         return replace(pace, idle=idle)
     mean = epoch.took_ms / epoch.ok if epoch.ok else 0.0
-    least = min(pace.least_ms or mean, mean) if mean else pace.least_ms
+    least = min(pace.least_ms * LEAST_DRIFT or mean, mean) if mean else pace.least_ms
     share = epoch.failed / finished
     pace = replace(pace, idle=idle, least_ms=least, since_cut=pace.since_cut + 1 / (1 + least / 1000))
     delivered = max(epoch.ok, epoch.started - epoch.failed) / epoch.seconds
@@ -101,10 +104,13 @@ def next_pace(pace: Pace, epoch: Epoch) -> Pace:
     if mean > QUEUEING * least + QUEUEING_SLACK_MS and epoch.lacked:
         return _after_queueing(pace, epoch.ok / epoch.seconds)
     pace = replace(pace, noise=pace.noise + (share - pace.noise) / 10 if pace.noise else 0.0)
-    if not epoch.lacked:
-        return pace  # it did not use what it has, which says nothing about more
+    # Who did not use what it has says nothing about more.
+    return _grown(pace, epoch.ok / epoch.seconds) if epoch.lacked else pace
+
+
+def _grown(pace: Pace, delivered: float) -> Pace:
     if not pace.ceiling:
-        return replace(pace, rate=max(pace.rate, min(pace.rate, epoch.ok / epoch.seconds) * GROWTH))
+        return replace(pace, rate=max(pace.rate, min(pace.rate, delivered) * GROWTH))
     if pace.tested:
         return replace(pace, tested=pace.since_cut < SETTLED)
     return replace(pace, rate=_approach(pace))

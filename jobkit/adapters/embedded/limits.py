@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jobkit.adapters.embedded.breakers import steady_clock
@@ -18,12 +18,12 @@ PLANNING_MS = 300
 SUMS = ("started", "ok", "failed", "took_ms", "lacked", "span_ms")
 
 
-def epoch_of(sums: Mapping[str, int], workers: int) -> Epoch:
+def epoch_of(sums: Sequence[int], workers: int) -> Epoch:
     """What was done, from the sums of all reports. Their spans do not begin and end with the epoch, so the time is
     theirs: else one worker's report more or less would look like a change of pace."""
-    seconds = sums.get("span_ms", 0) / max(workers, 1) / 1000
-    started, ok, failed, took_ms, lacked = (sums.get(name, 0) for name in SUMS[:5])
-    return Epoch(started, ok, failed, took_ms, lacked > 0, max(seconds, 0.001))
+    started, ok, failed, took_ms, lacked, span_ms = sums
+    seconds = max(span_ms / max(workers, 1) / 1000, 0.001)
+    return Epoch(started, ok, failed, took_ms, lacked > 0, seconds)
 
 
 @dataclass(slots=True)
@@ -33,24 +33,20 @@ class _Type:
     plan: Plan = field(default_factory=Plan)
     members: dict[str, Member] = field(default_factory=dict)
     shares: dict[str, Share] = field(default_factory=dict)
-    sums: dict[str, int] = field(default_factory=dict)
+    sums: tuple[int, ...] = (0,) * len(SUMS)
     since: int = 0
     planning: int = 0
 
     def add(self, report: LaneReport) -> None:
         done = (report.started, report.ok, report.failed, report.took_ms, int(report.lacked), report.span_ms)
-        for name, n in zip(SUMS, done, strict=True):
-            self.sums[name] = self.sums.get(name, 0) + n
-
-    def epoch(self) -> Epoch:
-        return epoch_of(self.sums, len(self.members))
+        self.sums = tuple(a + b for a, b in zip(self.sums, done, strict=True))
 
     def lease(self, worker: str, report: LaneReport, now: int) -> Share:
         """As much of the worker's share as is free; what runs keeps its slot."""
         others = sum(m.held for m in self.members.values() if m.worker != worker)
         free = (self.plan.limit or 0) - others
         had = self.members[worker].held if worker in self.members else 0
-        share = self.shares.get(worker, Share(1))
+        share = self.shares.get(worker, Share(0))
         slots = min(share.slots, max(free, had, 0), report.most)
         self.members[worker] = Member(worker, max(report.in_use, slots), report.most, now + LEASE_MS)
         return Share(slots, share.rate)
@@ -83,7 +79,7 @@ class MemoryLimitStore:
         if not due or now < kept.planning:
             return Grant(share)
         kept.planning = now + PLANNING_MS
-        return Grant(share, Material(plan, tuple(kept.members.values()), kept.epoch(), now))
+        return Grant(share, Material(plan, tuple(kept.members.values()), epoch_of(kept.sums, len(kept.members)), now))
 
     async def plan(self, plans: Mapping[str, tuple[Plan, Mapping[str, Share], Material]]) -> None:
         now = self._clock()
@@ -91,7 +87,7 @@ class MemoryLimitStore:
             kept = self._types.setdefault(name, _Type())
             if kept.plan.number != material.plan.number:
                 continue
-            kept.plan, kept.shares, kept.since, kept.planning, kept.sums = plan, dict(shares), now, 0, {}
+            kept.plan, kept.shares, kept.since, kept.planning, kept.sums = plan, dict(shares), now, 0, (0,) * len(SUMS)
             kept.members = {w: m for w, m in kept.members.items() if m.until > now}
             if plan.limit is None:
                 kept.members.clear()
