@@ -1,6 +1,8 @@
 """One job type's lane: its own channel and consumer, its gate, its jobs in hand.
 
-closed   consume; each token: slot -> claim -> execute -> settle -> acknowledge
+closed   consume; each token: slot -> claim -> execute -> settle -> acknowledge. While the type has a fleet-wide limit
+         the lane consumes no more than it has slots, and starts at the pace that goes with them
+paused   as open, and nobody probes
 open     consume nothing; what was prefetched and not started goes back, in order
 probing  one leased permit at a time: take tokens until a claim succeeds, and let that run answer
 """
@@ -19,8 +21,8 @@ from jobkit.domain.errors import Unavailable
 from jobkit.ports import Delivery, Dispatcher, Lane
 from worker.breakers import Breaker, Breakers
 from worker.hand import Hand
-from worker.ramp import Ramp
-from worker.runner import Runner
+from worker.limits import FleetLimits
+from worker.runner import Ran, Runner
 from worker.slots import Slots
 
 _log = logging.getLogger(__name__)
@@ -31,6 +33,8 @@ UNCONSUMED_SECONDS = 5.0
 # again, by whoever publishes next, may keep a consumer that the broker sends to and that receives nothing (seen
 # on RabbitMQ 3.10): neither side would ever notice.
 SILENT_SECONDS = 60.0
+# A changed prefetch is a new consumer: while slots come and go, not more often than this.
+PREFETCH_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,7 @@ class LaneParts:
 
     dispatcher: Dispatcher
     breakers: Breakers
+    limits: FleetLimits
     runner: Runner
     slots: Slots
     probe_lease: timedelta
@@ -54,14 +59,15 @@ class TypeLane:
         self._slots = parts.slots
         self._runner = parts.runner
         self._breaker: Breaker = parts.breakers.of(job_type)
-        self._was_open = not self._breaker.admits
-        self._ramp = Ramp(parts.slots.per_type)
+        self._gate = parts.limits.of(job_type)
+        self._gate.usage = self._usage
+        self._again: asyncio.TimerHandle | None = None
         self._prefetch = 0
+        self._prefetched_at = 0.0
         self._lane: Lane | None = None
-        self._limit = parts.slots.per_type
         self._inbox: deque[Hand] = deque()
         self._hands: set[Hand] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Ran | None]] = set()
         self._woken = asyncio.Event()
         self._draining = False
         self._probing = False
@@ -90,12 +96,18 @@ class TypeLane:
 
     def on_breaker(self, record: BreakerRecord) -> None:
         """The breaker moved: stop at once, or go on."""
-        if record.state.holds:
-            self._was_open = True
-        elif self._was_open:
-            self._was_open = False
-            self._ramp.start(asyncio.get_running_loop().time())
         self.wake()
+
+    @property
+    def _admits(self) -> bool:
+        return self._breaker.admits and not self._gate.paused
+
+    @property
+    def _running(self) -> int:
+        return len(self._tasks) + self._runner.strays(self.job_type)
+
+    def _usage(self) -> tuple[int, int]:
+        return self._running, self._slots.per_type if self._admits and not self._draining else 0
 
     async def run(self) -> None:
         """The lane's loop; raises Unavailable while the broker is away, and may then be run again. After `drain`
@@ -141,22 +153,26 @@ class TypeLane:
         now = asyncio.get_running_loop().time()
         await self._let_go(now)
         await self._renew_silent(lane, now)
-        self._limit = self._ramp.limit(now) if self._breaker.admits else self._slots.per_type
+        share = self._gate.share
+        limit = self._slots.per_type if share is None else min(share, self._slots.per_type)
         # The broker must not send tokens for slots that are taken by runs without one.
         taken = self.without_token + self._runner.strays(self.job_type)
-        wanted = max(self._limit - taken, 0) if self._breaker.admits else 0
+        wanted = max(limit - taken, 0) if self._admits else 0
         if lane.consuming or not wanted:
             self._consumed_at = now
         if not wanted:
             await self._pause(lane)
-        elif not lane.consuming or wanted != self._prefetch:
+        elif not lane.consuming or (wanted != self._prefetch and self._may_change(share is None, now)):
             await lane.consume(wanted)
-            self._prefetch = wanted
-        if self._breaker.admits:
+            self._prefetch, self._prefetched_at = wanted, now
+        if self._admits:
             await self._return_stale(lane, now)
             self._pump()
-        elif not self._probing:
+        elif not self._probing and not self._gate.paused:
             await self._probe(lane)
+
+    def _may_change(self, unlimited: bool, now: float) -> bool:
+        return unlimited or now - self._prefetched_at >= PREFETCH_SECONDS
 
     async def _renew_silent(self, lane: Lane, now: float) -> None:
         if now - self._heard_at > SILENT_SECONDS and not self._tasks and not self._inbox:
@@ -196,26 +212,37 @@ class TypeLane:
             self._pump()
 
     def _pump(self) -> None:
-        """Start what may start: the gate open, the ramp and the slots allowing it."""
-        if self._draining or not self._breaker.admits:
+        """Start what may start: the gate open, the slots of the process and of the fleet allowing it."""
+        if self._draining or not self._admits:
             return
-        while self._inbox and self._may_start():
+        while self._inbox and self._has_room() and not self._must_wait():
             hand = self._inbox.popleft()
             if hand.delivery.live:
                 self._start(hand)
 
-    def _may_start(self) -> bool:
-        running = len(self._tasks) + self._runner.strays(self.job_type)
-        return running < self._limit and self._slots.admits(self.job_type)
+    def _has_room(self) -> bool:
+        return self._running < self._slots.per_type and self._slots.admits(self.job_type)
+
+    def _must_wait(self) -> bool:
+        """For a slot of the fleet, or for the next start of its pace: then we look again in time."""
+        loop = asyncio.get_running_loop()
+        wait = self._gate.quota.wait(self._running, loop.time())
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        if 0 < wait < TURN_SECONDS:
+            self._again = loop.call_later(wait, self._pump)
+        return wait > 0
 
     def _start(self, hand: Hand) -> None:
+        self._gate.quota.on_start(asyncio.get_running_loop().time())
         self._slots.take(self.job_type)
         self._hands.add(hand)
         task = asyncio.create_task(self._runner.run(hand, self._breaker))
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._ended(done, hand))
 
-    def _ended(self, task: asyncio.Task[None], hand: Hand | None = None) -> None:
+    def _ended(self, task: asyncio.Task[Ran | None], hand: Hand | None = None) -> None:
         self._tasks.discard(task)
         if hand is not None:
             self._hands.discard(hand)
@@ -225,13 +252,15 @@ class TypeLane:
             _log.info("a token of %s comes again: %s", self.job_type, error)
         elif error is not None:
             _log.error("a run of %s failed outside its handler", self.job_type, exc_info=error)
+        elif not task.cancelled() and (ran := task.result()) is not None:
+            self._gate.quota.on_end(ran.good, ran.took, asyncio.get_running_loop().time())
         self._pump()
 
     # -- probing
 
     async def _probe(self, lane: Lane) -> None:
         """Ask for a permit; with one, let the next claimable job be the probe."""
-        if not self._open_time_over() or not self._may_start():
+        if not self._open_time_over() or not self._has_room():
             return
         try:
             generation = await self._parts.breakers.probe_permit(self.job_type, self._parts.probe_lease)
@@ -242,7 +271,7 @@ class TypeLane:
             return
         self._probing = True
         self._slots.take(self.job_type)
-        task = asyncio.create_task(self._run_probe(lane, generation))
+        task: asyncio.Task[Ran | None] = asyncio.create_task(self._run_probe(lane, generation))
         self._tasks.add(task)
         task.add_done_callback(self._probe_ended)
 
@@ -250,7 +279,7 @@ class TypeLane:
         record = self._breaker.record
         return record.state is BreakerState.HALF_OPEN or self._parts.breakers.due(record)
 
-    async def _run_probe(self, lane: Lane, generation: int) -> None:
+    async def _run_probe(self, lane: Lane, generation: int) -> Ran | None:
         code: str | None = None
         try:
             while not self._draining and (delivery := await lane.take()) is not None:
@@ -262,12 +291,13 @@ class TypeLane:
                     self._hands.discard(hand)
                 if answer.claimed:
                     code = answer.code
-                    return
+                    break
         except Unavailable as error:
             _log.debug("probe of %s: %s", self.job_type, error)
         finally:
             await self._parts.breakers.probed(self.job_type, generation, code)
+        return None
 
-    def _probe_ended(self, task: asyncio.Task[None]) -> None:
+    def _probe_ended(self, task: asyncio.Task[Ran | None]) -> None:
         self._probing = False
         self._ended(task)

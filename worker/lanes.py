@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from datetime import timedelta
 
 from jobkit.domain.breaker import BreakerRecord
 from jobkit.domain.errors import Unavailable
-from jobkit.ports import TypeCatalog
+from jobkit.ports import Presence, TypeCatalog
 from jobkit.runtime.lifecycle import Loops
 from worker.lane import LaneParts, TypeLane
 from worker.registry import Registry
@@ -16,14 +17,24 @@ from worker.registry import Registry
 _log = logging.getLogger(__name__)
 
 LEARN_SECONDS = 2.0
+# Who has not beaten for so long is not counted when a limit has to be divided without the store.
+SILENCE = timedelta(seconds=10)
 
 
 class Lanes:
     """Keeps a lane running for every type of the catalog that has a handler here."""
 
-    def __init__(self, registry: Registry, catalog: TypeCatalog, parts: LaneParts, max_types: int) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        catalog: TypeCatalog,
+        presence: Presence,
+        parts: LaneParts,
+        max_types: int,
+    ) -> None:
         self._registry = registry
         self._catalog = catalog
+        self._presence = presence
         self._parts = parts
         self._max_types = max_types
         self._lanes: dict[str, TypeLane] = {}
@@ -56,6 +67,9 @@ class Lanes:
         """Read the catalog and open lanes for types that are new. Ours are announced, also after they were dropped
         because we could not be seen for a day."""
         known = await self._catalog.all()
+        limits = self._parts.limits
+        # Before their lanes are open: a paused type must not start with a burst.
+        limits.learn(known, await self._presence.serving(SILENCE) if limits.limited else {})
         if any(name not in known for name in self._registry.job_types):
             await self._catalog.ensure(self._registry.job_types, self._max_types)
             known = await self._catalog.all()
@@ -82,6 +96,7 @@ class Lanes:
             _log.debug("new types wait for the database: %s", error)
 
     def on_breaker(self, name: str, record: BreakerRecord) -> None:
+        self._parts.limits.on_breaker(record)
         lane = self._lanes.get(name)
         if lane is not None:
             lane.on_breaker(record)

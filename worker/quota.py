@@ -27,6 +27,11 @@ class Quota:
         self.lacked = False
 
     @property
+    def share(self) -> Share:
+        """What the store gave us last."""
+        return self._share
+
+    @property
     def rate(self) -> float | None:
         return self._pacer.rate if self.limited else None
 

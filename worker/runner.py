@@ -17,6 +17,7 @@ from jobkit.domain.retry import Postpone, Release, Retry, RetryPolicy, decide_ne
 from jobkit.ports import Dispatch, Miss
 from jobkit.runtime.publisher import Publisher
 from worker.breakers import Breaker, Breakers
+from worker.budgets import Budgets
 from worker.claimer import Claimer
 from worker.claims import Claims
 from worker.executor import Executor
@@ -38,6 +39,15 @@ class ProbeAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class Ran:
+    """How an attempt went for whoever paces the next: `good`, or refused, or (None) neither; `took` seconds, with its
+    claim and its settling, for a slot is taken as long."""
+
+    good: bool | None
+    took: float
+
+
+@dataclass(frozen=True, slots=True)
 class RunnerParts:
     """The worker's organs, shared by all lanes."""
 
@@ -48,6 +58,7 @@ class RunnerParts:
     settler: Settler
     publisher: Publisher
     breakers: Breakers
+    budgets: Budgets
     registry: Registry
     policy: RetryPolicy
     watch: Watch
@@ -64,21 +75,27 @@ class Runner:
         """Handlers that ignored their deadline and go on: each keeps its slot."""
         return self._parts.executor.strays.get(job_type, 0)
 
-    async def run(self, hand: Hand, breaker: Breaker) -> None:
-        """A token of a closed breaker."""
+    async def run(self, hand: Hand, breaker: Breaker) -> Ran | None:
+        """A token of a closed breaker. None: nothing ran."""
+        began = time.monotonic()
         job = await self._claim(hand)
         if job is None:
-            return
+            return None
         generation = breaker.generation
         if not breaker.admits:
             # It opened while we claimed: back to its place, unburned.
             await self._settle(hand, job, Interrupted.DRAINED, 0.0)
-            return
+            return None
+        if job.attempts == job.attempts_base:
+            self._parts.budgets.first(job.job_type)
         outcome, took = await self._execute(job, generation)
         code = evidence_of(outcome)
         if code is not None:
             self._parts.breakers.report(job.job_type, job.job_id, code, generation)
         await self._settle(hand, job, outcome, took)
+        # Who asks to be left alone for a while has refused, too.
+        good = False if isinstance(outcome, Deferred) else None if code is None else code == ""
+        return Ran(good, time.monotonic() - began)
 
     async def probe(self, hand: Hand, generation: int) -> ProbeAnswer:
         """A token as the probe of a half-open breaker. A counted failure is refunded."""
@@ -142,6 +159,9 @@ class Runner:
         if handler is not None and handler.max_attempts is not None:
             policy = replace(policy, max_attempts=handler.max_attempts)
         decision = decide_next(outcome, job, policy, random.random(), probe=probe)  # noqa: S311 - jitter
+        if isinstance(decision, Retry) and decision.counted:
+            delay = parts.budgets.retry(job.job_type, decision.delay)
+            decision = replace(decision, delay=delay)
         # What goes back goes by the token if we still have it, and then we must keep it until it has gone.
         goes_on = isinstance(decision, Release | Retry | Postpone)
         has_token = hand.keep() if goes_on else not hand.let_go

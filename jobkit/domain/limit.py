@@ -102,7 +102,7 @@ class Material:
 
 
 def decide_plan(material: Material, report: LaneReport) -> tuple[Plan, dict[str, Share]]:
-    """The next plan and everyone's share in it, as the worker of `report` sees the operator's limit and the breaker."""
+    """The next plan and everyone's share in it, as `report` sees the operator's limit and the breaker."""
     before = material.plan
     pace = before.pace
     if report.generation > (pace.generation if pace else 0):
@@ -126,9 +126,9 @@ def decide_plan(material: Material, report: LaneReport) -> tuple[Plan, dict[str,
 
 
 def divide(limit: int, rate: float | None, members: Sequence[Member], number: int) -> dict[str, Share]:
-    """Max-min fair: nobody gets more than it can use, what one cannot use goes to the others, and what does not divide
-    rotates with the plan's `number`. A worker without work counts as well: all consume from one queue, so whoever has
-    a slot has work when there is any."""
+    """Max-min fair: nobody gets more than it can use, what one cannot use goes to the others, and what does not
+    divide rotates with the plan's `number`. A worker without work counts as well: all consume from one queue, so
+    whoever has a slot has work when there is any."""
     slots = dict.fromkeys((m.worker for m in members), 0)
     turn = (number // TURN_EPOCHS) % max(len(members), 1)
     ordered = sorted(members, key=lambda m: m.worker)

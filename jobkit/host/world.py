@@ -11,9 +11,11 @@ import uuid_utils.compat as ids
 
 from jobkit.adapters.embedded.breakers import MemoryBreakerStore
 from jobkit.adapters.embedded.dispatcher import EmbeddedDispatcher
+from jobkit.adapters.embedded.limits import MemoryLimitStore
 from jobkit.adapters.embedded.signals import EmbeddedSignals
 from jobkit.adapters.rabbitmq.dispatcher import RabbitDispatcher
 from jobkit.adapters.redis.breakers import RedisBreakerStore
+from jobkit.adapters.redis.limits import RedisLimitStore
 from jobkit.adapters.redis.signals import RedisSignals
 from jobkit.adapters.sql import schema
 from jobkit.adapters.sql.engine import Database
@@ -24,9 +26,10 @@ from jobkit.adapters.sql.reader import SqlReader
 from jobkit.adapters.sql.recovery import SqlRecovery
 from jobkit.adapters.sql.retention import SqlRetention
 from jobkit.adapters.sql.steering import SqlSteering
+from jobkit.adapters.sql.typesteering import SqlTypeSteering
 from jobkit.adapters.sql.work import SqlWork
 from jobkit.domain.errors import SchemaMismatch, Unavailable
-from jobkit.ports import BreakerStore, Dispatcher, Signals
+from jobkit.ports import BreakerStore, Dispatcher, LimitStore, Signals
 from jobkit.runtime.health import Check
 from jobkit.runtime.publisher import Publisher
 from jobkit.runtime.settings import Settings
@@ -53,6 +56,7 @@ class World:
         self.sessions = SqlSessions(self.database)
         self.presence = SqlPresence(self.database)
         self.types = SqlTypes(self.database)
+        self.type_steering = SqlTypeSteering(self.database)
         self.ledger = SqlLedger(self.database)
         self.recovery = SqlRecovery(self.database)
         self.retention = SqlRetention(self.database)
@@ -60,12 +64,15 @@ class World:
             RabbitDispatcher(settings.rabbitmq_url) if settings.rabbitmq_url else EmbeddedDispatcher()
         )
         self.breakers: BreakerStore
+        self.limits: LimitStore
         self.signals: Signals
         if settings.redis_url:
             self.breakers = RedisBreakerStore(settings.redis_url, settings.namespace)
+            self.limits = RedisLimitStore(settings.redis_url, settings.namespace)
             self.signals = RedisSignals(settings.redis_url, settings.namespace)
         else:
             self.breakers, self.signals = MemoryBreakerStore(), EmbeddedSignals()
+            self.limits = MemoryLimitStore()
         self.embedded_breakers = settings.redis_url is None
         self.tracing = Tracing(provider(component, environ))
         self._schema_checked = False
@@ -124,6 +131,7 @@ class World:
     async def close(self) -> None:
         """In order: what was published last is confirmed before its connection goes. Safe to repeat."""
         await self.signals.close()
+        await self.limits.close()
         await self.breakers.close()
         await self.dispatcher.close()
         await self.database.close()

@@ -6,7 +6,7 @@ from jobkit.ports.breakers import BreakerStore, Ledger
 from jobkit.ports.dispatch import Delivery, Dispatch, Dispatcher, Lane, Undecodable
 from jobkit.ports.jobs import Accepted, Held, Intake, JobReader, Lease, Miss, Settlement, Steering, WorkStore
 from jobkit.ports.limits import Grant, LimitStore
-from jobkit.ports.presence import Presence, Sessions, TypeCatalog, TypeInfo
+from jobkit.ports.presence import Pause, Presence, Sessions, TypeCatalog, TypeInfo, TypeSteering
 from jobkit.ports.recovery import Ages, PurgeStep, Recovery, Retention
 from jobkit.ports.signals import Signals
 
@@ -26,6 +26,7 @@ __all__ = [
     "Ledger",
     "LimitStore",
     "Miss",
+    "Pause",
     "Presence",
     "PurgeStep",
     "Recovery",
@@ -36,6 +37,7 @@ __all__ = [
     "Steering",
     "TypeCatalog",
     "TypeInfo",
+    "TypeSteering",
     "Undecodable",
     "WorkStore",
 ]

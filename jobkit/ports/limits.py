@@ -27,8 +27,8 @@ class LimitStore(Protocol):
         """Report all types at once, in one round trip. A lease lasts `limit.LEASE_MS` from here."""
 
     async def plan(self, plans: Mapping[str, tuple[Plan, Mapping[str, Share], Material]]) -> None:
-        """Put plans in force that were made of their `material`, one each by type; nothing happens to a type for which
-        somebody else was faster."""
+        """Put plans in force that were made of their `material`, one each by type; nothing happens to a type for
+        which somebody else was faster."""
 
     async def spend(self, statements: Mapping[str, Statement]) -> dict[str, Account]:
         """Settle accounts with the fleet's retry budgets, in one round trip."""

@@ -79,7 +79,9 @@ class MemoryLimitStore:
         if not due or now < kept.planning:
             return Grant(share)
         kept.planning = now + PLANNING_MS
-        return Grant(share, Material(plan, tuple(kept.members.values()), epoch_of(kept.sums, len(kept.members)), now))
+        return Grant(
+            share, Material(plan, tuple(kept.members.values()), epoch_of(kept.sums, len(kept.members)), now)
+        )
 
     async def plan(self, plans: Mapping[str, tuple[Plan, Mapping[str, Share], Material]]) -> None:
         now = self._clock()
@@ -87,7 +89,13 @@ class MemoryLimitStore:
             kept = self._types.setdefault(name, _Type())
             if kept.plan.number != material.plan.number:
                 continue
-            kept.plan, kept.shares, kept.since, kept.planning, kept.sums = plan, dict(shares), now, 0, (0,) * len(SUMS)
+            kept.plan, kept.shares, kept.since, kept.planning, kept.sums = (
+                plan,
+                dict(shares),
+                now,
+                0,
+                (0,) * len(SUMS),
+            )
             kept.members = {w: m for w, m in kept.members.items() if m.until > now}
             if plan.limit is None:
                 kept.members.clear()

@@ -26,7 +26,7 @@ IDLE_MS = 86_400_000
 
 
 class RedisLimitStore:
-    """`ports.LimitStore`; its clock is the server's. One hash a type, so that a script may touch it in any cluster."""
+    """`ports.LimitStore`; its clock is the server's. One hash a type, so that a script may touch it in a cluster."""
 
     def __init__(
         self, url: str, namespace: str, timeout: timedelta = SECOND, connect_timeout: timedelta = SECOND

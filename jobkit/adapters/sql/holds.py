@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from jobkit.adapters.sql.engine import Database, upsert
-from jobkit.adapters.sql.rows import HOLD_COLUMNS, Hold, hold_of
+from jobkit.adapters.sql.rows import HOLD_COLUMNS, PAUSED, Hold, hold_of
 from jobkit.adapters.sql.tables import breaker_transitions, counters, job_types, jobs
 from jobkit.adapters.sql.terms import any_text, db_now
 from jobkit.domain.breaker import TRANSITIONS_KEPT, BreakerRecord, BreakerState, Cause, Transition
@@ -18,7 +18,9 @@ from jobkit.domain.job import QuarantineReason
 LEDGER = "ledger"
 
 _mark = (
-    sa.select(job_types.c.hold_number - sa.case((job_types.c.held_reason.is_(None), 0), else_=1))
+    sa.select(
+        job_types.c.hold_number - sa.case((sa.or_(job_types.c.held_reason.is_not(None), PAUSED), 1), else_=0)
+    )
     .where(job_types.c.job_type == jobs.c.job_type)
     .scalar_subquery()
 )
@@ -66,6 +68,8 @@ async def holds_at(connection: AsyncConnection, revision: int) -> dict[str, Hold
 
 
 def _as_of(hold: Hold, move: Any) -> Hold:
+    if hold.reason is QuarantineReason.PAUSED:
+        return hold  # the ledger knows nothing of pauses: they read as they are now
     held = move is not None and BreakerState(move.to_state).holds
     if held == hold.held:
         return hold
@@ -148,13 +152,15 @@ async def _set_hold(connection: AsyncConnection, record: BreakerRecord) -> None:
     insert: Any = upsert(connection)(job_types).values(job_type=record.name, created_at=db_now())
     await connection.execute(insert.on_conflict_do_nothing())
     held = record.state.holds
+    # Opening while paused is the same hold.
     fresh = sa.and_(sa.true() if held else sa.false(), job_types.c.held_reason.is_(None))
+    number = sa.case((sa.and_(fresh, sa.not_(PAUSED)), 1), else_=0)
     await connection.execute(
         sa.update(job_types)
         .where(job_types.c.job_type == record.name, job_types.c.hold_generation < record.generation)
         .values(
             hold_generation=record.generation,
-            hold_number=job_types.c.hold_number + sa.case((fresh, 1), else_=0),
+            hold_number=job_types.c.hold_number + number,
             held_since=sa.case((fresh, record.opened_at), else_=job_types.c.held_since) if held else None,
             held_reason=QuarantineReason.BREAKER_OPEN.value if held else None,
             held_until=record.open_until if held else None,
