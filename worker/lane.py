@@ -163,6 +163,9 @@ class TypeLane:
         if not wanted:
             await self._pause(lane)
         elif not lane.consuming or (wanted != self._prefetch and self._may_change(share is None, now)):
+            if share is not None and wanted < self._prefetch:
+                # What is in hand beyond our slots may be what another worker has slots for.
+                await self._pause(lane)
             await lane.consume(wanted)
             self._prefetch, self._prefetched_at = wanted, now
         if self._admits:

@@ -79,7 +79,7 @@ def reset(
     address: Control = None,
 ) -> None:
     """Close a breaker and forget its evidence."""
-    request = api.ResetBreakerRequest(breaker=breaker, reason=_reason(reason), actor=_actor(actor))
+    request = api.ResetBreakerRequest(breaker=breaker, reason=reason_of(reason), actor=actor_of(actor))
 
     async def work(stub: BreakerServiceAsyncStub, call: Caller) -> breaker_pb2.Breaker:
         return (await call(stub.ResetBreaker, request, repeatable=False)).breaker
@@ -98,8 +98,10 @@ def open_breaker(
     address: Control = None,
 ) -> None:
     """Hold the jobs behind a breaker, until a time or until somebody closes it."""
-    end = _until(until)
-    request = api.OpenBreakerRequest(breaker=breaker, reason=_reason(reason), actor=_actor(actor), until=end)
+    end = until_of(until)
+    request = api.OpenBreakerRequest(
+        breaker=breaker, reason=reason_of(reason), actor=actor_of(actor), until=end
+    )
 
     async def work(stub: BreakerServiceAsyncStub, call: Caller) -> breaker_pb2.Breaker:
         return (await call(stub.OpenBreaker, request, repeatable=False)).breaker
@@ -118,8 +120,10 @@ def close_breaker(
     address: Control = None,
 ) -> None:
     """Let jobs flow whatever the evidence says, until a time or until somebody resets it."""
-    end = _until(until)
-    request = api.CloseBreakerRequest(breaker=breaker, reason=_reason(reason), actor=_actor(actor), until=end)
+    end = until_of(until)
+    request = api.CloseBreakerRequest(
+        breaker=breaker, reason=reason_of(reason), actor=actor_of(actor), until=end
+    )
 
     async def work(stub: BreakerServiceAsyncStub, call: Caller) -> breaker_pb2.Breaker:
         return (await call(stub.CloseBreaker, request, repeatable=False)).breaker
@@ -135,7 +139,7 @@ def _run(ctx: typer.Context, address: str | None, work: Work, as_json: bool) -> 
     (print_json if as_json else print_breaker)(breaker)
 
 
-def _reason(given: str) -> str:
+def reason_of(given: str) -> str:
     if given.strip():
         return given
     if not sys.stdin.isatty():
@@ -144,7 +148,7 @@ def _reason(given: str) -> str:
     return answer
 
 
-def _actor(given: str | None) -> str:
+def actor_of(given: str | None) -> str:
     """The login name, or nothing where the process has none: the server then records "anonymous"."""
     if given is not None:
         return given
@@ -154,7 +158,7 @@ def _actor(given: str | None) -> str:
         return ""
 
 
-def _until(given: str) -> Timestamp | None:
+def until_of(given: str) -> Timestamp | None:
     if not given:
         return None
     return to_timestamp(parse_until(given, datetime.now(UTC)))

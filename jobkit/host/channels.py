@@ -10,6 +10,6 @@ WATCHES = "watches"
 ENDED = "ended"
 # jobapi -> workers: somebody asked to cancel these running jobs.
 CANCELS = "cancels"
-# jobapi -> workers: there is a new job type; which, is in the catalog.
+# jobapi, control plane -> workers: there is a new job type, or an operator did something to one: see the catalog.
 TYPES = "types"
 NEWS = UUID(int=0)
