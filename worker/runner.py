@@ -40,8 +40,8 @@ class ProbeAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """How an attempt went for whoever paces the next: `good`, or refused, or (None) neither; `took` seconds, with its
-    claim and its settling, for a slot is taken as long."""
+    """How an attempt went for whoever paces the next: `good`, or refused, or (None) neither; the handler took `took`
+    seconds."""
 
     good: bool | None
     took: float
@@ -77,7 +77,6 @@ class Runner:
 
     async def run(self, hand: Hand, breaker: Breaker) -> Ran | None:
         """A token of a closed breaker. None: nothing ran."""
-        began = time.monotonic()
         job = await self._claim(hand)
         if job is None:
             return None
@@ -95,7 +94,7 @@ class Runner:
         await self._settle(hand, job, outcome, took)
         # Who asks to be left alone for a while has refused, too.
         good = False if isinstance(outcome, Deferred) else None if code is None else code == ""
-        return Ran(good, time.monotonic() - began)
+        return Ran(good, took)
 
     async def probe(self, hand: Hand, generation: int) -> ProbeAnswer:
         """A token as the probe of a half-open breaker. A counted failure is refunded."""

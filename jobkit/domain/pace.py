@@ -11,7 +11,7 @@ fleet, and `slots`, attempts at once. It is a model of the dependency, not a ref
   then becomes a little less than what was delivered. Doing so twice changes nothing, so late refusals do no harm.
 - *The rate where refusals began is remembered, approached slowly, then passed slowly and faster* (CUBIC, RFC 9438).
 - `slots` is twice what the rate needs at the smallest latency seen (Little's law; BBR's bound of 2 BDP): so a
-  dependency that queues instead of refusing is not handed a queue.
+  dependency that queues instead of refusing is not handed a long queue.
 
 Errors that do not become fewer when the rate falls are the jobs' own: they become `noise`, and no longer count.
 """
@@ -22,12 +22,12 @@ import math
 from dataclasses import dataclass, replace
 
 FIRST_RATE = 20.0
-GROWTH, CAREFUL = 2.0, 1.25
+GROWTH, UNREFUSED, CAREFUL = 2.0, 1.3, 1.25
 # An epoch in which fewer attempts ended does not tell refusals from jobs that are bad themselves.
 TELLING, LEAST_FAILED = 60, 3
 LEAST_RATE = 1.0
-# After refusals: this much of what was delivered. After queueing a little less, so that the queue drains.
-BACK_OFF, DRAIN = 0.97, 0.95
+# After refusals: this much of what was delivered. While calls queue: so much above it.
+BACK_OFF, ABOVE = 0.97, 1.1
 # After refusals that come again soon: if it helps, it was the rate.
 TEST = 0.85
 # Below this much of the rate where refusals began, capacity itself has gone.
@@ -38,9 +38,10 @@ MOST_NOISE = 0.1
 APPROACH, PASSING = 8, 4.0
 # The share of refused calls, above the noise, from which on the rate is too high.
 TOLERATED = 0.01
-QUEUEING = 1.5
-QUEUEING_SLACK_MS = 25.0
-LEAST_HOLD_MS = 60.0
+# Latency that says that calls queue: this many times the smallest, and this much more.
+QUEUEING, QUEUEING_SLACK_MS = 2.0, 50.0
+# What a slot is taken for beside the call: the claim, the settling.
+AROUND_MS = 60.0
 # The smallest latency is forgotten slowly: jobs that take longer than those before them are no queue.
 LEAST_DRIFT = 1.02
 IDLE_EPOCHS = 3
@@ -80,8 +81,7 @@ class Pace:
     @property
     def slots(self) -> int:
         """Attempts at once, of the whole fleet."""
-        hold = max(self.least_ms, LEAST_HOLD_MS) / 1000
-        return max(math.ceil(2 * self.rate * hold), 2)
+        return max(math.ceil(2 * self.rate * (self.least_ms + AROUND_MS) / 1000), 2)
 
 
 def next_pace(pace: Pace, epoch: Epoch) -> Pace:
@@ -105,12 +105,15 @@ def next_pace(pace: Pace, epoch: Epoch) -> Pace:
         return _after_queueing(pace, epoch.ok / epoch.seconds)
     pace = replace(pace, noise=pace.noise + (share - pace.noise) / 10 if pace.noise else 0.0)
     # Who did not use what it has says nothing about more.
-    return _grown(pace, epoch.ok / epoch.seconds) if epoch.lacked else pace
+    return _grown(pace, epoch) if epoch.lacked else pace
 
 
-def _grown(pace: Pace, delivered: float) -> Pace:
+def _grown(pace: Pace, epoch: Epoch) -> Pace:
     if not pace.ceiling:
-        return replace(pace, rate=max(pace.rate, min(pace.rate, delivered) * GROWTH))
+        # Where calls take long, most of what was started has not been refused so far, which is something, too.
+        tried = epoch.started / epoch.seconds if not epoch.failed else 0.0
+        rate = max(min(pace.rate, epoch.ok / epoch.seconds) * GROWTH, min(pace.rate, tried) * UNREFUSED)
+        return replace(pace, rate=max(pace.rate, rate))
     if pace.tested:
         return replace(pace, tested=pace.since_cut < SETTLED)
     return replace(pace, rate=_approach(pace))
@@ -141,9 +144,9 @@ def _after_refusals(pace: Pace, finished: int, share: float, delivered: float) -
 
 
 def _after_queueing(pace: Pace, delivered: float) -> Pace:
-    if pace.ceiling and pace.since_cut < SETTLED and delivered > GONE * pace.ceiling:
-        return pace  # it takes a moment to drain
-    return _cut(pace, 0.0, delivered, DRAIN)
+    """No more than little above what comes through. It is no cut: jobs may just take longer now, or this machine be
+    busy, and then the way back is short. What queues meanwhile is bounded by `slots`."""
+    return replace(pace, rate=max(min(pace.rate, delivered * ABOVE), LEAST_RATE))
 
 
 def _cut(pace: Pace, share: float, delivered: float, keep: float) -> Pace:

@@ -16,7 +16,7 @@ from worker.exchange import exchange
 from worker.quota import Quota
 
 REPORT_SECONDS = 0.5
-OVERHEAD = 0.015  # seconds that a slot is taken beside the call: claim, settle, ack
+OVERHEAD = 0.03  # seconds that a slot is taken beside the call: claim, settle, ack
 
 
 class Dependency(Protocol):
@@ -184,15 +184,16 @@ class Fleet:
             lane.quota.on_start(self.now)
             lane.in_use += 1
             self.backlog -= 1
-            self.at(self.now + self.dice.uniform(0.002, 0.008), self.call, lane, self.now)
+            self.at(self.now + self.dice.uniform(0.002, 0.008), self.call, lane)
 
-    def call(self, lane: Lane, began: float) -> None:
+    def call(self, lane: Lane) -> None:
         served, takes = self.dependency.call(self.now)
-        self.at(self.now + takes + OVERHEAD / 2, self.done, lane, served, began)
+        settles = self.dice.uniform(0, OVERHEAD)
+        self.at(self.now + takes + settles, self.done, lane, served, takes)
 
-    def done(self, lane: Lane, served: bool, began: float) -> None:
+    def done(self, lane: Lane, served: bool, took: float) -> None:
         lane.in_use -= 1
-        lane.quota.on_end(served, self.now - began, self.now)
+        lane.quota.on_end(served, took, self.now)
         if served:
             self.left -= 1
             self.figures.by_worker[lane.name] += 1
