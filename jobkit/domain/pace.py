@@ -22,7 +22,7 @@ import math
 from dataclasses import dataclass, replace
 
 FIRST_RATE = 20.0
-GROWTH, UNREFUSED, CAREFUL = 2.0, 1.3, 1.25
+GROWTH, UNREFUSED, CAREFUL = 2.0, 1.4, 1.25
 # An epoch in which fewer attempts ended does not tell refusals from jobs that are bad themselves.
 TELLING, LEAST_FAILED = 60, 3
 LEAST_RATE = 1.0
@@ -39,9 +39,9 @@ APPROACH, PASSING = 8, 4.0
 # The share of refused calls, above the noise, from which on the rate is too high.
 TOLERATED = 0.01
 # Latency that says that calls queue: this many times the smallest, and this much more.
-QUEUEING, QUEUEING_SLACK_MS = 2.0, 50.0
+QUEUEING, QUEUEING_SLACK_MS = 2.0, 100.0
 # What a slot is taken for beside the call: the claim, the settling.
-AROUND_MS = 60.0
+AROUND_MS = 120.0
 # The smallest latency is forgotten slowly: jobs that take longer than those before them are no queue.
 LEAST_DRIFT = 1.02
 IDLE_EPOCHS = 3
@@ -100,7 +100,9 @@ def next_pace(pace: Pace, epoch: Epoch) -> Pace:
     pace = replace(pace, idle=idle, least_ms=least, since_cut=pace.since_cut + 1 / (1 + least / 1000))
     delivered = max(epoch.ok, epoch.started - epoch.failed) / epoch.seconds
     if _refused(pace, epoch.failed, finished):
-        return _after_refusals(pace, finished, share, delivered)
+        # Whether what was refused may have been started before the last cut.
+        late = epoch.started > 1.05 * pace.rate * epoch.seconds or share <= 2 * TOLERATED + pace.noise
+        return _after_refusals(pace, finished, share, (delivered, late))
     if mean > QUEUEING * least + QUEUEING_SLACK_MS and epoch.lacked:
         return _after_queueing(pace, epoch.ok / epoch.seconds)
     pace = replace(pace, noise=pace.noise + (share - pace.noise) / 10 if pace.noise else 0.0)
@@ -125,7 +127,8 @@ def _refused(pace: Pace, failed: int, finished: int) -> bool:
     return failed >= LEAST_FAILED and failed > TOLERATED * finished + own + 2.5 * math.sqrt(own)
 
 
-def _after_refusals(pace: Pace, finished: int, share: float, delivered: float) -> Pace:
+def _after_refusals(pace: Pace, finished: int, share: float, seen: tuple[float, bool]) -> Pace:
+    delivered, late = seen
     gone = share > max(MOST_NOISE, 3 * pace.cut_share) and delivered < GONE * pace.ceiling
     if not pace.ceiling and share <= 2 * MOST_NOISE and finished < TELLING:
         # A little further, and it will show.
@@ -134,7 +137,7 @@ def _after_refusals(pace: Pace, finished: int, share: float, delivered: float) -
     if gone or not pace.ceiling:
         return _cut(pace, share, delivered, BACK_OFF)
     if pace.since_cut < SETTLED:
-        return pace  # these were started before the cut
+        return pace if late else _cut(pace, share, delivered, BACK_OFF)
     if pace.since_cut >= APPROACH or share > MOST_NOISE:
         return _cut(pace, share, delivered, BACK_OFF)
     if not pace.tested:

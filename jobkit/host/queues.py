@@ -172,6 +172,14 @@ def add_queue_routes(app: web.Application, queues: Queues) -> None:
     async def retry_failed(request: web.Request) -> web.Response:
         return json_response({"retried": await _or_404(request, queues.retry_failed)}, 202)
 
+    app.router.add_get("/queues/{name}/stats", stats)
+    app.router.add_get("/queues/{name}/failed", failed)
+    app.router.add_post("/queues/{name}/retry/{job_id}", retry)
+    app.router.add_post("/queues/{name}/retry-failed", retry_failed)
+    _add_pause_routes(app, queues)
+
+
+def _add_pause_routes(app: web.Application, queues: Queues) -> None:
     async def pause(request: web.Request) -> web.Response:
         actor, reason = await _who_and_why(request)
         await _or_404(request, lambda name: queues.pause(name, actor, reason))
@@ -182,10 +190,6 @@ def add_queue_routes(app: web.Application, queues: Queues) -> None:
         await _or_404(request, lambda name: queues.resume(name, actor, reason))
         return json_response({"name": request.match_info["name"], "paused": False})
 
-    app.router.add_get("/queues/{name}/stats", stats)
-    app.router.add_get("/queues/{name}/failed", failed)
-    app.router.add_post("/queues/{name}/retry/{job_id}", retry)
-    app.router.add_post("/queues/{name}/retry-failed", retry_failed)
     app.router.add_post("/queues/{name}/pause", pause)
     app.router.add_post("/queues/{name}/resume", resume)
 

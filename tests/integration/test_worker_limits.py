@@ -191,6 +191,7 @@ async def test_without_redis_an_operators_limit_stays_and_a_recovery_is_dropped(
 
 def break_store(stage: Stage) -> None:
     """From now on the limit store answers nothing, as when its server is gone."""
+
     async def away(*_: object) -> None:
         raise store_unavailable("redis")
 

@@ -1,5 +1,5 @@
-"""A fleet that drains a backlog through a dependency of limited capacity, in virtual time: the real algorithm, the real
-(embedded) store, the real pacer; modelled are the workers' loops and the dependency."""
+"""A fleet that drains a backlog through a dependency of limited capacity, in virtual time: the real algorithm, the
+real (embedded) store, the real pacer; modelled are the workers' loops and the dependency."""
 
 from __future__ import annotations
 

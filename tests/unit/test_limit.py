@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from jobkit.adapters.embedded.limits import MemoryLimitStore
 from jobkit.domain.breaker import BreakerState
 from jobkit.domain.limit import (
     LEASE_MS,
@@ -20,6 +23,7 @@ from jobkit.domain.limit import (
     effective_limit,
 )
 from jobkit.domain.pace import Epoch, Pace
+from worker.exchange import exchange
 
 CLOSED, OPEN, HALF_OPEN = BreakerState.CLOSED, BreakerState.OPEN, BreakerState.HALF_OPEN
 QUIET = Epoch(0, 0, 0, 0.0, lacked=False)
@@ -113,3 +117,69 @@ def test_a_dead_worker_has_no_share() -> None:
     alive = Member("alive", 0, 16, until=1000 + LEASE_MS)
     _, shares = decide_plan(material(Plan(), dead, alive), report(limit=3, revision=1))
     assert {w: s.slots for w, s in shares.items()} == {"alive": 3}
+
+
+class LeaseMachine(RuleBasedStateMachine):
+    """Workers that start, end, report, die and come back, in any order, while an operator changes the limit: what
+    runs is never more than the limit, but for what ran already when it shrank."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 1_000_000
+        self.store = MemoryLimitStore(lambda: self.now)
+        self.limit, self.revision = 4, 1
+        self.highest = 4  # of the limits that what runs now may have been started under
+        self.running = dict.fromkeys("abc", 0)
+        self.share = dict.fromkeys("abc", 0)
+        self.lease = dict.fromkeys("abc", 0)
+
+    def settle(self) -> None:
+        """The higher limit counts until nothing runs and nobody holds a share of it."""
+        if max(sum(self.running.values()), sum(self.share.values())) <= self.limit:
+            self.highest = self.limit
+
+    @rule(worker=st.sampled_from("abc"))
+    def report(self, worker: str) -> None:
+        sent = LaneReport(self.running[worker], 16, True, self.limit, self.revision)
+        found = asyncio.run(exchange(self.store, worker, {"email": sent}))["email"]
+        assert found is not None
+        self.share[worker], self.lease[worker] = found.slots, self.now + LEASE_MS
+        self.settle()
+
+    @rule(worker=st.sampled_from("abc"))
+    def start(self, worker: str) -> None:
+        if self.running[worker] < self.share[worker] and self.now < self.lease[worker]:
+            self.running[worker] += 1
+
+    @rule(worker=st.sampled_from("abc"))
+    def end(self, worker: str) -> None:
+        self.running[worker] = max(self.running[worker] - 1, 0)
+        self.settle()
+
+    @rule(worker=st.sampled_from("abc"))
+    def die(self, worker: str) -> None:
+        self.running[worker] = self.share[worker] = 0
+        self.settle()
+
+    @rule(milliseconds=st.sampled_from([100, 600, 1100]))
+    def wait(self, milliseconds: int) -> None:
+        """Not so long that a lease ends under what runs: its worker would have reported."""
+        self.now += milliseconds
+        for worker in "abc":
+            if self.running[worker] and self.lease[worker] - self.now < 1200:
+                self.report(worker)
+
+    @rule(limit=st.integers(1, 8))
+    def steer(self, limit: int) -> None:
+        self.limit, self.revision = limit, self.revision + 1
+        self.highest = max(self.highest, limit)
+        self.settle()
+
+    @invariant()
+    def never_too_many(self) -> None:
+        assert sum(self.running.values()) <= self.highest
+
+
+# Shares that were given out under a higher limit hold until their worker reports: the bound is the higher one.
+LeaseMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestLeases = LeaseMachine.TestCase
