@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 
 import grpc
@@ -10,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from selfheal.control.v1 import job_type_service_pb2 as api
 from selfheal.control.v1.job_type_service_pb2_grpc import JobTypeServiceStub
 
+from jobkit.cli.main import main
 from jobkit.domain.job import JobState
 from tests.integration.stage import Place, Stage, Trade, eventually
 
@@ -73,3 +76,32 @@ async def test_types_are_listed_paused_limited_and_resumed(embedded: Place) -> N
         status, body = await stage.get(plane, "/v1/jobTypes")
         assert status == 200
         assert body["jobTypes"][0]["jobType"] == "email"
+
+
+async def test_the_command_line_pauses_and_limits(
+    embedded: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with Stage(embedded) as stage:
+        plane = await stage.controlplane()
+        await stage.world.types.ensure(["email"], 10)
+
+        async def selfheal(*arguments: str) -> tuple[int, str]:
+            line = ["--control", plane.front.rpc.address, "type", *arguments]
+            code = await asyncio.to_thread(main, line)
+            return code, capsys.readouterr().out
+
+        why = ("--reason", "they move", "--actor", "ada")
+        code, out = await selfheal("pause", "email", "--until", "1h", *why)
+        assert code == 0
+        assert "they move" in out
+        code, out = await selfheal("limit", "email", "3", "--json", *why)
+        assert (code, json.loads(out)["concurrency"]) == (0, 3)
+        code, out = await selfheal("list")
+        assert code == 0
+        assert "email" in out
+        assert (await selfheal("resume", "email", *why))[0] == 0
+        code, out = await selfheal("limit", "email", "none", "--json", *why)
+        assert (code, "concurrency" in json.loads(out)) == (0, False)
+        assert (await selfheal("get", "email"))[0] == 0
+        assert (await selfheal("limit", "email", "few", *why))[0] == 2
+        assert (await selfheal("get", "nobody"))[0] == 1
