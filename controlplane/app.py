@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 from selfheal.control.v1.breaker_service_pb2_grpc import add_BreakerServiceServicer_to_server
+from selfheal.control.v1.job_type_service_pb2_grpc import add_JobTypeServiceServicer_to_server
 
 from controlplane.accountant import Accountant
 from controlplane.breakers import BreakerDesk
@@ -22,6 +23,8 @@ from controlplane.reconcilers.retention import Retention
 from controlplane.servicer import BreakerServicer
 from controlplane.settings import ControlPlaneSettings
 from controlplane.shim import add_routes
+from controlplane.type_servicer import JobTypeServicer
+from controlplane.types import TypeDesk
 from jobkit import __version__
 from jobkit.host.front import Front
 from jobkit.host.process import Component
@@ -32,6 +35,7 @@ from jobkit.runtime.lifecycle import Loops
 from jobkit.runtime.publisher import BEAT_SECONDS, Publisher
 
 SERVICE = "selfheal.control.v1.BreakerService"
+TYPE_SERVICE = "selfheal.control.v1.JobTypeService"
 MAX_BODY = 64 * 1024
 RETENTION_SECONDS = 60.0
 
@@ -62,7 +66,8 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
                     add_BreakerServiceServicer_to_server,
                     BreakerServicer(desk, PolicyDesk(world), chronicle),
                     SERVICE,
-                )
+                ),
+                (add_JobTypeServiceServicer_to_server, JobTypeServicer(TypeDesk(world)), TYPE_SERVICE),
             ],
             world.checks(publisher),
             registry,

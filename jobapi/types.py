@@ -87,6 +87,11 @@ class Types:
     def quarantine(self, job_type: str, now: datetime) -> Quarantine | None:
         """What a job of the type that is queued `now` is held by, as of the last refresh."""
         info = self._known.get(job_type)
+        if info is not None and info.pause is not None:
+            paused_until = None
+            if info.pause.until is not None:
+                paused_until = datetime.fromtimestamp(info.pause.until / 1000, UTC)
+            return Quarantine(QuarantineReason.PAUSED, now, "", paused_until)
         if info is None or not info.held:
             return None
         until = None

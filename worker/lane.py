@@ -1,6 +1,8 @@
 """One job type's lane: its own channel and consumer, its gate, its jobs in hand.
 
-closed   consume; each token: slot -> claim -> execute -> settle -> acknowledge
+closed   consume; each token: slot -> claim -> execute -> settle -> acknowledge. While the type has a fleet-wide limit
+         the lane consumes no more than it has slots, and starts at the pace that goes with them
+paused   as open, and nobody probes
 open     consume nothing; what was prefetched and not started goes back, in order
 probing  one leased permit at a time: take tokens until a claim succeeds, and let that run answer
 """
@@ -19,9 +21,9 @@ from jobkit.ports import Delivery, Dispatcher, Lane
 from worker.breakers import Breakers
 from worker.gate import Answer, Probe
 from worker.hand import Hand
+from worker.limits import FleetLimits
 from worker.prober import Prober
-from worker.ramp import Ramp
-from worker.runner import Runner
+from worker.runner import Ran, Runner
 from worker.slots import Slots
 
 _log = logging.getLogger(__name__)
@@ -32,6 +34,8 @@ UNCONSUMED_SECONDS = 5.0
 # again, by whoever publishes next, may keep a consumer that the broker sends to and that receives nothing (seen
 # on RabbitMQ 3.10): neither side would ever notice.
 SILENT_SECONDS = 60.0
+# A changed prefetch is a new consumer: while slots come and go, not more often than this.
+PREFETCH_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,7 @@ class LaneParts:
     dispatcher: Dispatcher
     breakers: Breakers
     prober: Prober
+    limits: FleetLimits
     runner: Runner
     slots: Slots
     ack_after: float
@@ -55,14 +60,15 @@ class TypeLane:
         self._slots = parts.slots
         self._runner = parts.runner
         self._gate = parts.breakers.gate(job_type)
-        self._was_open = not self._gate.admits
-        self._ramp = Ramp(parts.slots.per_type)
+        self._allowance = parts.limits.of(job_type)
+        self._allowance.usage = self._usage
+        self._again: asyncio.TimerHandle | None = None
         self._prefetch = 0
+        self._prefetched_at = 0.0
         self._lane: Lane | None = None
-        self._limit = parts.slots.per_type
         self._inbox: deque[Hand] = deque()
         self._hands: set[Hand] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Ran | None]] = set()
         self._woken = asyncio.Event()
         self._draining = False
         self._probing = 0
@@ -95,12 +101,18 @@ class TypeLane:
 
     def on_breaker(self, record: BreakerRecord) -> None:
         """A breaker of its gate moved: stop at once, or go on."""
-        if not self._gate.admits:
-            self._was_open = True
-        elif self._was_open:
-            self._was_open = False
-            self._ramp.start(asyncio.get_running_loop().time())
         self.wake()
+
+    @property
+    def _admits(self) -> bool:
+        return self._gate.admits and not self._allowance.paused
+
+    @property
+    def _running(self) -> int:
+        return len(self._tasks) + self._runner.strays(self.job_type)
+
+    def _usage(self) -> tuple[int, int]:
+        return self._running, self._slots.per_type if self._admits and not self._draining else 0
 
     async def run(self) -> None:
         """The lane's loop; raises Unavailable while the broker is away, and may then be run again. After `drain`
@@ -146,22 +158,29 @@ class TypeLane:
         now = asyncio.get_running_loop().time()
         await self._let_go(now)
         await self._renew_silent(lane, now)
-        self._limit = self._ramp.limit(now) if self._gate.admits else self._slots.per_type
+        share = self._allowance.share
+        limit = self._slots.per_type if share is None else min(share, self._slots.per_type)
         # The broker must not send tokens for slots that are taken by runs without one.
         taken = self.without_token + self._runner.strays(self.job_type)
-        wanted = max(self._limit - taken, 0) if self._gate.admits else 0
+        wanted = max(limit - taken, 0) if self._admits else 0
         if lane.consuming or not wanted:
             self._consumed_at = now
         if not wanted:
             await self._pause(lane)
-        elif not lane.consuming or wanted != self._prefetch:
+        elif not lane.consuming or (wanted != self._prefetch and self._may_change(share is None, now)):
+            if share is not None and wanted < self._prefetch:
+                # What is in hand beyond our slots may be what another worker has slots for.
+                await self._pause(lane)
             await lane.consume(wanted)
-            self._prefetch = wanted
-        if self._gate.admits:
+            self._prefetch, self._prefetched_at = wanted, now
+        if self._admits:
             await self._return_stale(lane, now)
             self._pump()
-        else:
+        elif not self._allowance.paused:
             await self._probe(lane)
+
+    def _may_change(self, unlimited: bool, now: float) -> bool:
+        return unlimited or now - self._prefetched_at >= PREFETCH_SECONDS
 
     async def _renew_silent(self, lane: Lane, now: float) -> None:
         if now - self._heard_at > SILENT_SECONDS and not self._tasks and not self._inbox:
@@ -201,26 +220,37 @@ class TypeLane:
             self._pump()
 
     def _pump(self) -> None:
-        """Start what may start: the gate open, the ramp and the slots allowing it."""
-        if self._draining or not self._gate.admits:
+        """Start what may start: the gate open, the slots of the process and of the fleet allowing it."""
+        if self._draining or not self._admits:
             return
-        while self._inbox and not self._gate.hesitates and self._may_start():
+        while self._inbox and not self._gate.hesitates and self._has_room() and not self._must_wait():
             hand = self._inbox.popleft()
             if hand.delivery.live:
                 self._start(hand)
 
-    def _may_start(self) -> bool:
-        running = len(self._tasks) + self._runner.strays(self.job_type)
-        return running < self._limit and self._slots.admits(self.job_type)
+    def _has_room(self) -> bool:
+        return self._running < self._slots.per_type and self._slots.admits(self.job_type)
+
+    def _must_wait(self) -> bool:
+        """For a slot of the fleet, or for the next start of its pace: then we look again in time."""
+        loop = asyncio.get_running_loop()
+        wait = self._allowance.quota.wait(self._running, loop.time())
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        if 0 < wait < TURN_SECONDS:
+            self._again = loop.call_later(wait, self._pump)
+        return wait > 0
 
     def _start(self, hand: Hand) -> None:
+        self._allowance.quota.on_start(asyncio.get_running_loop().time())
         self._slots.take(self.job_type)
         self._hands.add(hand)
         task = asyncio.create_task(self._runner.run(hand, self._gate))
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._ended(done, hand))
 
-    def _ended(self, task: asyncio.Task[None], hand: Hand | None = None) -> None:
+    def _ended(self, task: asyncio.Task[Ran | None], hand: Hand | None = None) -> None:
         self._tasks.discard(task)
         if hand is not None:
             self._hands.discard(hand)
@@ -230,6 +260,8 @@ class TypeLane:
             _log.info("a token of %s comes again: %s", self.job_type, error)
         elif error is not None:
             _log.error("a run of %s failed outside its handler", self.job_type, exc_info=error)
+        elif not task.cancelled() and (ran := task.result()) is not None:
+            self._allowance.quota.on_end(ran.good, ran.took, asyncio.get_running_loop().time())
         self._pump()
 
     # -- probing
@@ -237,7 +269,7 @@ class TypeLane:
     async def _probe(self, lane: Lane) -> None:
         """Ask for leave to probe, as often as may be; with it, the next claimable job is the probe."""
         prober = self._parts.prober
-        while self._probing < self._gate.probes and prober.due(self._gate) and self._may_start():
+        while self._probing < self._gate.probes and prober.due(self._gate) and self._has_room():
             try:
                 probe = await prober.ask(self._gate)
             except Unavailable as error:
@@ -247,11 +279,11 @@ class TypeLane:
                 return
             self._probing += 1
             self._slots.take(self.job_type)
-            task = asyncio.create_task(self._run_probe(lane, probe))
+            task: asyncio.Task[Ran | None] = asyncio.create_task(self._run_probe(lane, probe))
             self._tasks.add(task)
             task.add_done_callback(self._probe_ended)
 
-    async def _run_probe(self, lane: Lane, probe: Probe) -> None:
+    async def _run_probe(self, lane: Lane, probe: Probe) -> Ran | None:
         answer: Answer | None = None
         try:
             while not self._draining and (delivery := await self._take(lane)) is not None:
@@ -263,11 +295,12 @@ class TypeLane:
                     self._hands.discard(hand)
                 if came.claimed:
                     answer = came.answer
-                    return
+                    break
         except Unavailable as error:
             _log.debug("probe of %s: %s", self.job_type, error)
         finally:
             await self._parts.prober.ended(self._gate, probe, answer)
+        return None
 
     async def _take(self, lane: Lane) -> Delivery | None:
         """The next token; not that of the job that failed as the last probe, while another one waits."""
@@ -280,6 +313,6 @@ class TypeLane:
         await lane.give_back([first])
         return second
 
-    def _probe_ended(self, task: asyncio.Task[None]) -> None:
+    def _probe_ended(self, task: asyncio.Task[Ran | None]) -> None:
         self._probing -= 1
         self._ended(task)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from datetime import timedelta
 
 from jobkit.domain.breaker import BreakerRecord
 from jobkit.domain.errors import Unavailable
-from jobkit.ports import TypeCatalog
+from jobkit.ports import Presence, TypeCatalog
 from jobkit.runtime.lifecycle import Loops
 from worker.lane import LaneParts, TypeLane
 from worker.registry import Registry
@@ -18,14 +19,24 @@ _log = logging.getLogger(__name__)
 LEARN_SECONDS = 2.0
 # Others forget within minutes what a type needs, unless it is said again.
 NEEDS_SECONDS = 300.0
+# Who has not beaten for so long is not counted when a limit has to be divided without the store.
+SILENCE = timedelta(seconds=10)
 
 
 class Lanes:
     """Keeps a lane running for every type of the catalog that has a handler here."""
 
-    def __init__(self, registry: Registry, catalog: TypeCatalog, parts: LaneParts, max_types: int) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        catalog: TypeCatalog,
+        presence: Presence,
+        parts: LaneParts,
+        max_types: int,
+    ) -> None:
         self._registry = registry
         self._catalog = catalog
+        self._presence = presence
         self._parts = parts
         self._max_types = max_types
         self._lanes: dict[str, TypeLane] = {}
@@ -59,6 +70,9 @@ class Lanes:
         """Read the catalog and open lanes for types that are new. Ours are announced, also after they were dropped
         because we could not be seen for a day."""
         known = await self._catalog.all()
+        limits = self._parts.limits
+        # Before their lanes are open: a paused type must not start with a burst.
+        limits.learn(known, await self._presence.serving(SILENCE) if limits.limited else {})
         if any(name not in known for name in self._registry.job_types):
             await self._catalog.ensure(self._registry.job_types, self._max_types)
             known = await self._catalog.all()
@@ -93,8 +107,12 @@ class Lanes:
 
     def on_breaker(self, name: str, record: BreakerRecord) -> None:
         """A breaker moved: the type's, or that of a dependency."""
+        if not record.is_dependency:
+            self._parts.limits.on_breaker(name, record)
         for lane in self._lanes.values() if record.is_dependency else [self._lanes.get(name)]:
             if lane is not None and lane.stands_behind(name):
+                if record.is_dependency:
+                    self._parts.limits.on_breaker(lane.job_type, record)
                 lane.on_breaker(record)
 
     def wake(self, job_type: str) -> None:

@@ -12,6 +12,7 @@ from uuid import UUID
 from prometheus_client import CollectorRegistry
 
 from jobkit.adapters.embedded.breakers import MemoryBreakerStore
+from jobkit.adapters.embedded.limits import MemoryLimitStore
 from jobkit.domain.breaker import BreakerRecord
 from jobkit.domain.errors import Unavailable
 from jobkit.domain.outcome import Interrupted
@@ -21,6 +22,7 @@ from jobkit.runtime.clock import DatabaseClock
 from jobkit.runtime.lifecycle import Loops
 from jobkit.runtime.publisher import Publisher
 from worker.breakers import Breakers
+from worker.budgets import Budgets
 from worker.claimer import Claimer
 from worker.claims import Claims
 from worker.executor import Executor, Limits
@@ -30,6 +32,7 @@ from worker.handlers.simulator import SimulatorSettings, simulator
 from worker.handlers.webhook import Webhook
 from worker.lane import LaneParts
 from worker.lanes import Lanes
+from worker.limits import FleetLimits
 from worker.policies import PolicyReader
 from worker.prober import Prober
 from worker.registry import Registry
@@ -65,6 +68,8 @@ class Organs:
             self.fallback, world.ledger, settings.breaker_policy, self.worker_id, self._moved, handlers.needs
         )
         self.policies = PolicyReader(world.policies, self.breakers)
+        self.limits = FleetLimits(world.limits, self.worker_id, self._wake)
+        self.budgets = Budgets(world.limits, MemoryLimitStore())
         self.claimer = Claimer(world.work, self.worker_id, lease, new_id)
         runner = self._runner(settings, handlers)
         self.slots = Slots(settings.concurrency, settings.max_concurrency)
@@ -72,11 +77,12 @@ class Organs:
             world.dispatcher,
             self.breakers,
             Prober(self.breakers, timeout + PERMIT_SLACK),
+            self.limits,
             runner,
             self.slots,
             settings.ack_after,
         )
-        self.lanes = Lanes(handlers, world.types, parts, settings.max_job_types)
+        self.lanes = Lanes(handlers, world.types, world.presence, parts, settings.max_job_types)
 
     def _runner(self, settings: WorkerSettings, handlers: Registry) -> Runner:
         work = self._world.work
@@ -92,6 +98,7 @@ class Organs:
                 settler=Settler(work, self.publisher, self.worker_id),
                 publisher=self.publisher,
                 breakers=self.breakers,
+                budgets=self.budgets,
                 registry=handlers,
                 policy=settings.retry_policy,
                 watch=self.watch,

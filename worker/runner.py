@@ -18,6 +18,7 @@ from jobkit.domain.retry import Postpone, Release, Retry, RetryPolicy, decide_ne
 from jobkit.ports import Dispatch, Miss
 from jobkit.runtime.publisher import Publisher
 from worker.breakers import Breakers
+from worker.budgets import Budgets
 from worker.claimer import Claimer
 from worker.claims import Claims
 from worker.executor import Executor
@@ -40,6 +41,15 @@ class ProbeAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class Ran:
+    """How an attempt went for whoever paces the next: `good`, or refused, or (None) neither; the handler took `took`
+    seconds."""
+
+    good: bool | None
+    took: float
+
+
+@dataclass(frozen=True, slots=True)
 class RunnerParts:
     """The worker's organs, shared by all lanes."""
 
@@ -50,6 +60,7 @@ class RunnerParts:
     settler: Settler
     publisher: Publisher
     breakers: Breakers
+    budgets: Budgets
     registry: Registry
     policy: RetryPolicy
     watch: Watch
@@ -66,21 +77,26 @@ class Runner:
         """Handlers that ignored their deadline and go on: each keeps its slot."""
         return self._parts.executor.strays.get(job_type, 0)
 
-    async def run(self, hand: Hand, gate: Gate) -> None:
-        """A token of an open gate."""
+    async def run(self, hand: Hand, gate: Gate) -> Ran | None:
+        """A token of an open gate. None: nothing ran."""
         job = await self._claim(hand)
         if job is None:
-            return
+            return None
         await gate.decided()
         began = gate.generations
         if not gate.admits:
             # It was shut while we claimed: back to its place, unburned.
             await self._settle(hand, job, Interrupted.DRAINED, 0.0)
-            return
+            return None
+        if job.attempts == job.attempts_base:
+            self._parts.budgets.first(job.job_type)
         outcome, took = await self._execute(job, gate, began)
         codes = gate.evidence(outcome, took)
         self._parts.breakers.finished(gate, began, _answer(job, codes))
         await self._settle(hand, job, outcome, took)
+        # Who asks to be left alone for a while has refused, too.
+        good = False if isinstance(outcome, Deferred) else not any(codes.values()) if codes else None
+        return Ran(good, took)
 
     async def probe(self, hand: Hand, gate: Gate, probe: Probe) -> ProbeAnswer:
         """A token that is let through a shut gate. A failure with a counted code is refunded."""
@@ -146,6 +162,9 @@ class Runner:
         if handler is not None and handler.max_attempts is not None:
             policy = replace(policy, max_attempts=handler.max_attempts)
         decision = decide_next(outcome, job, policy, random.random(), probe=probe)  # noqa: S311 - jitter
+        if isinstance(decision, Retry) and decision.counted:
+            delay = parts.budgets.retry(job.job_type, decision.delay)
+            decision = replace(decision, delay=delay)
         # What goes back goes by the token if we still have it, and then we must keep it until it has gone.
         goes_on = isinstance(decision, Release | Retry | Postpone)
         has_token = hand.keep() if goes_on else not hand.let_go

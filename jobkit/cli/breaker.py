@@ -100,7 +100,7 @@ def open_breaker(
     address: Control = None,
 ) -> None:
     """Hold the jobs behind a breaker, until a time or until somebody closes it."""
-    end = _until(until)
+    end = until_of(until)
     request = api.OpenBreakerRequest(
         breaker=breaker, reason=reason_of(reason), actor=actor_of(actor), until=end
     )
@@ -122,7 +122,7 @@ def close_breaker(
     address: Control = None,
 ) -> None:
     """Let jobs flow whatever the evidence says, until a time or until somebody resets it."""
-    end = _until(until)
+    end = until_of(until)
     request = api.CloseBreakerRequest(
         breaker=breaker, reason=reason_of(reason), actor=actor_of(actor), until=end
     )
@@ -141,7 +141,7 @@ def _run(ctx: typer.Context, address: str | None, work: Work, as_json: bool) -> 
     (print_json if as_json else print_breaker)(breaker)
 
 
-def _until(given: str) -> Timestamp | None:
+def until_of(given: str) -> Timestamp | None:
     if not given:
         return None
     return to_timestamp(parse_until(given, datetime.now(UTC)))

@@ -13,6 +13,7 @@ GROUP = "selfheal.components"
 COMMANDS = {
     "job": ("jobkit.cli.job", "Submit jobs, follow and steer them."),
     "breaker": ("jobkit.cli.breaker", "See breakers and move them."),
+    "type": ("jobkit.cli.type", "See job types, pause and limit them."),
 }
 
 

@@ -10,7 +10,7 @@ WATCHES = "watches"
 ENDED = "ended"
 # jobapi -> workers: somebody asked to cancel these running jobs.
 CANCELS = "cancels"
-# jobapi -> workers: there is a new job type; which, is in the catalog.
+# jobapi, control plane -> workers: there is a new job type, or an operator did something to one: see the catalog.
 TYPES = "types"
 # control plane -> workers: breaker policies changed; how, is in the database.
 POLICIES = "policies"

@@ -6,8 +6,9 @@ from jobkit.ports.breakers import BreakerStore, Ledger
 from jobkit.ports.dispatch import Delivery, Dispatch, Dispatcher, Lane, Undecodable
 from jobkit.ports.history import History, Sums
 from jobkit.ports.jobs import Accepted, Held, Intake, JobReader, Lease, Miss, Settlement, Steering, WorkStore
+from jobkit.ports.limits import Grant, LimitStore
 from jobkit.ports.policies import Policies
-from jobkit.ports.presence import Presence, Sessions, TypeCatalog, TypeInfo
+from jobkit.ports.presence import Pause, Presence, Sessions, TypeCatalog, TypeInfo, TypeSteering
 from jobkit.ports.recovery import Ages, PurgeStep, RecordStep, Recovery, Retention
 from jobkit.ports.signals import Signals
 
@@ -18,6 +19,7 @@ __all__ = [
     "Delivery",
     "Dispatch",
     "Dispatcher",
+    "Grant",
     "Held",
     "History",
     "Intake",
@@ -25,7 +27,9 @@ __all__ = [
     "Lane",
     "Lease",
     "Ledger",
+    "LimitStore",
     "Miss",
+    "Pause",
     "Policies",
     "Presence",
     "PurgeStep",
@@ -39,6 +43,7 @@ __all__ = [
     "Sums",
     "TypeCatalog",
     "TypeInfo",
+    "TypeSteering",
     "Undecodable",
     "WorkStore",
 ]

@@ -10,8 +10,20 @@ from uuid import UUID
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """An operator's, standing now. Times are database milliseconds; `until` None: until it is lifted."""
+
+    actor: str
+    reason: str
+    since: int
+    until: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TypeInfo:
-    """A job type. `hold_number` grows with each hold; times are database milliseconds."""
+    """A job type. `hold_number` grows with each hold; times are database milliseconds. `held` is what its breaker
+    does; `slot_limit` is how many attempts an operator lets the whole fleet run at once; `revision` grows with
+    whatever an operator does to a type."""
 
     job_type: str
     hold_number: int = 0
@@ -19,11 +31,19 @@ class TypeInfo:
     held_since: int | None = None
     held_until: int | None = None
     held_breaker: str = ""
+    pause: Pause | None = None
+    slot_limit: int | None = None
+    revision: int = 0
+
+    @property
+    def waits(self) -> bool:
+        """Whether its jobs are held, for whatever reason."""
+        return self.held or self.pause is not None
 
     @property
     def mark(self) -> int:
         """The hold mark of a job queued now: one queued during a hold counts that hold."""
-        return self.hold_number - 1 if self.held else self.hold_number
+        return self.hold_number - 1 if self.waits else self.hold_number
 
 
 class TypeCatalog(Protocol):
@@ -40,6 +60,20 @@ class TypeCatalog(Protocol):
 
     async def breakers(self) -> list[str]:
         """The names of all breakers, sorted: types and dependencies."""
+
+
+class TypeSteering(Protocol):
+    """What operators do to job types: each returns the type as it is afterwards, keeps a record of who did it and
+    why, and does nothing where nothing would change. Raises NotFound."""
+
+    async def pause(self, job_type: str, actor: str, reason: str, until: int | None) -> TypeInfo:
+        """Hold the type's jobs until somebody resumes it, or until `until` (database ms). Another pause replaces one
+        that stands. Raises InvalidJob when `until` has passed."""
+
+    async def resume(self, job_type: str, actor: str, reason: str) -> TypeInfo: ...
+
+    async def limit(self, job_type: str, slots: int | None, actor: str, reason: str) -> TypeInfo:
+        """The whole fleet runs at most `slots` attempts at once; None: as many as it can."""
 
 
 class Sessions(Protocol):
@@ -65,6 +99,9 @@ class Presence(Protocol):
 
     async def leave(self, worker_id: str) -> None:
         """A clean good-bye."""
+
+    async def serving(self, within: timedelta) -> dict[str, int]:
+        """How many workers serve a type which beat `within`; under "*" those that serve every type."""
 
     async def served_types(self, within: timedelta) -> set[str]:
         """Types that a worker serves which beat `within`; "*" when one serves every type."""

@@ -38,6 +38,19 @@ class BreakerKeys:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class LimitKeys:
+    """The keys of one type's limit, in the slot of its breaker's."""
+
+    slots: str
+    budget: str
+
+    @classmethod
+    def of(cls, namespace: str, job_type: str) -> LimitKeys:
+        base = f"{namespace}:{{{job_type}}}"
+        return cls(slots=f"{base}:slots", budget=f"{base}:budget")
+
+
 def operator_breaker(name: str) -> str:
     """JSON with the state, for people with redis-cli. Without namespace: the name is part of the contract."""
     return f"breaker:{name}"

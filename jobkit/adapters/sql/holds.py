@@ -9,18 +9,21 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from jobkit.adapters.sql.policies import policies_now
-from jobkit.adapters.sql.rows import HOLD_COLUMNS, Hold, hold_of
+from jobkit.adapters.sql.rows import HOLD_COLUMNS, PAUSED, Hold, hold_of
 from jobkit.adapters.sql.standing import enforced, needs_now
 from jobkit.adapters.sql.tables import breaker_transitions, counters, job_types, jobs
 from jobkit.adapters.sql.terms import any_text, each_text
 from jobkit.domain.attribution import breakers_of
 from jobkit.domain.breaker import BreakerState
+from jobkit.domain.job import QuarantineReason
 
 LEDGER = "ledger"
 _moves = breaker_transitions.c
 
 _mark = (
-    sa.select(job_types.c.hold_number - sa.case((job_types.c.held_reason.is_(None), 0), else_=1))
+    sa.select(
+        job_types.c.hold_number - sa.case((sa.or_(job_types.c.held_reason.is_not(None), PAUSED), 1), else_=0)
+    )
     .where(job_types.c.job_type == jobs.c.job_type)
     .scalar_subquery()
 )
@@ -78,7 +81,10 @@ async def _then(connection: AsyncConnection, breakers: Sequence[str], revision: 
 
 
 def _as_of(hold: Hold, moves: Sequence[Any]) -> Hold:
-    """The hold as the last moves of its breakers made it."""
+    """The hold as the last moves of its breakers made it. The ledger knows nothing of pauses: they read as they are
+    now."""
+    if hold.reason is QuarantineReason.PAUSED:
+        return hold
     holding = [move for move in moves if BreakerState(move.to_state).holds]
     if bool(holding) == hold.held:
         return hold

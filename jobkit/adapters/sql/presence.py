@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -13,7 +14,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from jobkit.adapters.sql.engine import Database, upsert
 from jobkit.adapters.sql.policies import policies_now
-from jobkit.adapters.sql.rows import HOLD_COLUMNS
 from jobkit.adapters.sql.standing import needs_now, rehold
 from jobkit.adapters.sql.tables import (
     claim_fronts,
@@ -25,6 +25,7 @@ from jobkit.adapters.sql.tables import (
     workers,
 )
 from jobkit.adapters.sql.terms import any_text, any_uuid, db_now, db_start
+from jobkit.adapters.sql.typesteering import TYPE_COLUMNS, type_of
 from jobkit.domain.attribution import breaker_of
 from jobkit.domain.job import JobState
 from jobkit.ports import TypeInfo
@@ -123,6 +124,18 @@ class SqlPresence:
 
         await self._database.write(work)
 
+    async def serving(self, within: timedelta) -> dict[str, int]:
+        recent = workers.c.beat_at >= db_start() - millis_of(within)
+
+        async def work(connection: AsyncConnection) -> dict[str, int]:
+            found = await connection.execute(sa.select(workers.c.serves).where(recent))
+            served = [set(orjson.loads(packed)) for packed in found.scalars()]
+            # Who serves every type names some of them as well, and is one worker all the same.
+            named = [{"*"} if "*" in names else names for names in served]
+            return dict(Counter(name for names in named for name in names))
+
+        return await self._database.read(work)
+
     async def served_types(self, within: timedelta) -> set[str]:
         recent = workers.c.beat_at >= db_start() - millis_of(within)
 
@@ -183,17 +196,7 @@ class SqlTypes:
 
     async def all(self) -> dict[str, TypeInfo]:
         async def work(connection: AsyncConnection) -> dict[str, TypeInfo]:
-            return {
-                row.job_type: TypeInfo(
-                    row.job_type,
-                    row.hold_number,
-                    row.held_reason is not None,
-                    row.held_since,
-                    row.held_until,
-                    row.held_breaker or "",
-                )
-                for row in await connection.execute(sa.select(*HOLD_COLUMNS))
-            }
+            return {row.job_type: type_of(row) for row in await connection.execute(sa.select(*TYPE_COLUMNS))}
 
         return await self._database.read(work)
 

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from jobkit.adapters.sql.counting import PURGED, raise_to
 from jobkit.adapters.sql.engine import Database
-from jobkit.adapters.sql.rows import lowest_id
+from jobkit.adapters.sql.rows import PAUSED, lowest_id
 from jobkit.adapters.sql.standing import FORGOTTEN_MS
 from jobkit.adapters.sql.tables import (
     breaker_transitions,
@@ -52,6 +52,9 @@ class SqlRetention:
         statement = sa.select(job_types.c.job_type).where(
             job_types.c.created_at < db_now() - older_than_ms,
             job_types.c.held_reason.is_(None),
+            # What an operator has said about it is not to be forgotten.
+            job_types.c.slot_limit.is_(None),
+            sa.not_(PAUSED),
             ~sa.exists().where(jobs.c.job_type == job_types.c.job_type).correlate(job_types),
         )
 

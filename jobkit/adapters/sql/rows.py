@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from jobkit.adapters.sql.engine import packed
 from jobkit.adapters.sql.tables import job_types, jobs
+from jobkit.adapters.sql.terms import db_start
 from jobkit.domain.job import (
     HISTORY_LIMIT,
     Attempt,
@@ -58,13 +59,15 @@ TOKEN_COLUMNS: Sequence[sa.Column[Any]] = (
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A type's hold as a reader needs it; `number` also when not held."""
+    """A type's hold as a reader needs it; `number` also when not held. A pause comes before an open breaker: it is
+    the one that does not end when the dependency heals."""
 
     number: int
     held: bool
     since: int | None = None
     until: int | None = None
     breaker: str = ""
+    reason: QuarantineReason = QuarantineReason.BREAKER_OPEN
 
 
 def time(millis: int) -> datetime:
@@ -177,9 +180,9 @@ def job_of(row: Any, holds: Mapping[str, Hold], now: int) -> Job:
     quarantine = None
     if held and hold is not None:
         since = max(hold.since or 0, row.due_at)
-        quarantine = Quarantine(
-            QuarantineReason.BREAKER_OPEN, time(since), hold.breaker or row.job_type, _maybe(hold.until)
-        )
+        named = hold.breaker or row.job_type
+        breaker = named if hold.reason is QuarantineReason.BREAKER_OPEN else ""
+        quarantine = Quarantine(hold.reason, time(since), breaker, _maybe(hold.until))
     elif state is JobState.QUARANTINED:
         quarantine = Quarantine(QuarantineReason(row.quarantine_reason), time(row.quarantined_at))
     waits_since = hold.number - row.hold_mark if hold and state.waiting else 0
@@ -228,12 +231,21 @@ def _history_of(row: Any, state: JobState) -> tuple[Attempt, ...]:
 
 
 def hold_of(row: Any) -> Hold:
+    if row.pause_since is not None:
+        return Hold(row.hold_number, True, row.pause_since, row.pause_until, reason=QuarantineReason.PAUSED)
     return Hold(
         row.hold_number, row.held_reason is not None, row.held_since, row.held_until, row.held_breaker or ""
     )
 
 
+# Whether an operator's pause of the type stands; it ends by itself.
+PAUSED = sa.and_(
+    job_types.c.paused_since.is_not(None),
+    sa.or_(job_types.c.paused_until.is_(None), job_types.c.paused_until > db_start()),
+)
 HOLD_COLUMNS = (
+    sa.case((PAUSED, job_types.c.paused_since)).label("pause_since"),
+    sa.case((PAUSED, job_types.c.paused_until)).label("pause_until"),
     job_types.c.job_type,
     job_types.c.hold_number,
     job_types.c.held_reason,

@@ -12,7 +12,7 @@ from jobkit.adapters.sql.rows import CLOCK_SLACK_MS, Hold, lowest_id, millis
 from jobkit.adapters.sql.tables import job_labels, jobs, request_keys
 from jobkit.adapters.sql.terms import TEXTS, any_text
 from jobkit.domain.filter import JobFilter, PageToken
-from jobkit.domain.job import JobState, QuarantineReason
+from jobkit.domain.job import JobState
 
 Scan = sa.Select[Any]
 Terms = Sequence[sa.ColumnElement[bool]]
@@ -60,8 +60,8 @@ def _per_type(dialect: str, newest_first: Scan, group: Group) -> Scan:
 
 
 def _groups(query: JobFilter, types: Sequence[str], holds: Mapping[str, Hold], now: int) -> list[Group]:
-    """The stored states that read as what was asked for. The reason is BREAKER_OPEN or none."""
-    held = [t for t in types if t in holds and holds[t].held]
+    """The stored states that read as what was asked for. The reason is that of a hold, or none."""
+    held = [t for t in types if t in holds and holds[t].held and query.reason in (None, holds[t].reason)]
     free = [t for t in types if t not in held]
     groups: list[Group] = []
     wanted = query.state
@@ -113,7 +113,7 @@ def _by_hold(query: JobFilter) -> bool:
 
 def _by_person(query: JobFilter) -> bool:
     """Whether the reason asked for is a stored one, rather than derived from a hold."""
-    return query.reason not in (None, QuarantineReason.BREAKER_OPEN)
+    return query.reason is not None and not query.reason.by_hold
 
 
 def _bounds(
@@ -135,7 +135,10 @@ def _bounds(
 
 def _reads_as(query: JobFilter, holds: Mapping[str, Hold], now: int) -> sa.ColumnElement[bool]:
     """What a job reads as, as a condition on its stored row."""
-    held_types = [name for name, hold in holds.items() if hold.held]
+    by_hold = query.reason is not None and query.reason.by_hold
+    held_types = [
+        name for name, hold in holds.items() if hold.held and (not by_hold or hold.reason is query.reason)
+    ]
     held = sa.and_(
         any_text(jobs.c.job_type, held_types),
         jobs.c.state.in_([JobState.PENDING.value, JobState.QUEUED.value, JobState.RETRYING.value]),
@@ -143,7 +146,7 @@ def _reads_as(query: JobFilter, holds: Mapping[str, Hold], now: int) -> sa.Colum
     )
     if not held_types:
         held = sa.false()
-    if query.reason is QuarantineReason.BREAKER_OPEN:
+    if by_hold:
         matches = held
     elif query.reason is not None:
         matches = jobs.c.quarantine_reason == query.reason.value

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from jobkit.adapters.sql.engine import upsert
+from jobkit.adapters.sql.rows import PAUSED
 from jobkit.adapters.sql.tables import breaker_standing, job_types, type_needs
 from jobkit.adapters.sql.terms import any_text, db_now
 from jobkit.domain.attribution import breakers_of
@@ -49,7 +50,7 @@ async def rehold(connection: AsyncConnection, names: Collection[str], policies: 
     if not names:
         return
     # In order, and before the breakers are read: whoever moves another of their breakers goes before or after us.
-    locked = sa.select(job_types).where(any_text(job_types.c.job_type, sorted(names)))
+    locked = sa.select(job_types, PAUSED.label("paused")).where(any_text(job_types.c.job_type, sorted(names)))
     rows = (await connection.execute(locked.order_by(job_types.c.job_type).with_for_update())).all()
     needs = await needs_now(connection, [row.job_type for row in rows])
     behind = {row.job_type: breakers_of(row.job_type, needs.get(row.job_type, ())) for row in rows}
@@ -81,7 +82,8 @@ def _hold_of(row: Any, holding: Sequence[Any]) -> dict[str, Any] | None:
     ends = [breaker.until for breaker in holding]
     fresh = row.held_reason is None
     found = {
-        "hold_number": row.hold_number + (1 if fresh else 0),
+        # Opening while an operator has paused the type is the same hold.
+        "hold_number": row.hold_number + (1 if fresh and not row.paused else 0),
         "held_reason": QuarantineReason.BREAKER_OPEN.value,
         "held_since": first.since if fresh else row.held_since,
         "held_until": None if None in ends else max(ends),

@@ -15,7 +15,7 @@ from jobkit.adapters.sql.rows import job_of, token_of
 from jobkit.adapters.sql.tables import jobs
 from jobkit.adapters.sql.terms import db_now
 from jobkit.domain.errors import NotFound, Precondition
-from jobkit.domain.job import Job, JobState, QuarantineReason, Token
+from jobkit.domain.job import Job, JobState, Token
 
 WAITING = (JobState.PENDING.value, JobState.QUEUED.value, JobState.RETRYING.value)
 
@@ -55,8 +55,8 @@ class SqlSteering:
                     reason="JOB_NOT_QUARANTINED",
                     metadata=_about(job),
                 )
-            if job.quarantine.reason is QuarantineReason.BREAKER_OPEN:
-                # Its place in line stays; it flows when the breaker closes.
+            if job.quarantine.reason.by_hold:
+                # Its place in line stays; it flows when the breaker closes or the pause ends.
                 if changes:
                     await _update(connection, job_id, **changes)
                 return await _read(connection, job_id), None

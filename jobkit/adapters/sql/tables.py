@@ -122,6 +122,15 @@ job_types = sa.Table(
     sa.Column("held_until", Millis),
     # The breaker that holds it: its own, or that of a dependency.
     sa.Column("held_breaker", sa.String(130)),
+    # An operator's pause: it stands until lifted, or until `paused_until` has passed.
+    sa.Column("paused_since", Millis),
+    sa.Column("paused_until", Millis),
+    sa.Column("paused_actor", sa.Text),
+    sa.Column("paused_reason", sa.Text),
+    # An operator's limit: attempts of the whole fleet at once.
+    sa.Column("slot_limit", sa.Integer),
+    # Of the newest row in `type_changes`.
+    sa.Column("revision", sa.BigInteger, nullable=False, server_default="0"),
 )
 
 # What the handlers of a type say that they need.
@@ -156,6 +165,21 @@ policies = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("updated_at", Millis, nullable=False),
 )
+
+# What operators did to types, in commit order. It outlives the type.
+type_changes = sa.Table(
+    "type_changes",
+    metadata,
+    sa.Column("revision", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("job_type", sa.String(128), nullable=False),
+    sa.Column("at", Millis, nullable=False),
+    sa.Column("action", sa.String(16), nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("until", Millis),
+    sa.Column("slot_limit", sa.Integer),
+)
+sa.Index("type_changes_type_idx", type_changes.c.job_type, type_changes.c.revision)
 
 # One row per publishing process, written once a second.
 publishers = sa.Table(

@@ -1,0 +1,194 @@
+"""The fleet-wide limits of this worker's types: who may start how much, asked of the store in blocks.
+
+A type without a limit costs nothing here. For all the others together there is one round trip a second (two while one
+of them recovers), and one at once when a lane has something to return or nothing to work with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from jobkit.domain.breaker import BreakerRecord
+from jobkit.domain.errors import Unavailable
+from jobkit.domain.limit import LEASE_MS, LaneReport, Share
+from jobkit.ports import LimitStore, TypeInfo
+from jobkit.runtime.lifecycle import Loops
+from worker.exchange import exchange
+from worker.quota import Quota
+
+_log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.1
+REPORT_SECONDS = 1.0
+RECOVERY_SECONDS = 0.5
+# Who has no slot at all asks again so soon, in case somebody has returned one.
+EMPTY_SECONDS = 0.2
+# A store that is away is left alone for so long.
+AWAY_SECONDS = 1.0
+
+
+class Allowance:
+    """What holds one lane back beside its breakers. `usage` tells (attempts that run, attempts that could)."""
+
+    def __init__(self, job_type: str) -> None:
+        self.job_type = job_type
+        self.paused = False
+        self.quota = Quota()
+        self.usage: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        self.slot_limit: int | None = None
+        self.revision = 0
+        self.generation = 0
+        self._open = False
+        self._told = 0
+        self._held = 0
+        self._reported_at = 0.0
+        self._not_before = 0.0
+        self.granted = False
+
+    @property
+    def share(self) -> int | None:
+        """Slots that are ours; None: as many as the process has."""
+        return self.quota.share.slots if self.quota.limited else None
+
+    def learn(self, info: TypeInfo, now: float) -> bool:
+        """What operators want; whether that is news."""
+        paused = info.pause is not None
+        news = paused != self.paused or info.revision > self.revision
+        self.paused = paused
+        if info.revision > self.revision:
+            if info.slot_limit != self.slot_limit:
+                self._limit(now)
+            self.slot_limit, self.revision = info.slot_limit, info.revision
+        return news
+
+    def on_breaker(self, record: BreakerRecord, now: float) -> None:
+        """The breaker moved. One that was seen closing begins a recovery; one that closed before our time may
+        have begun one."""
+        if record.state.holds:
+            self._open = True
+        elif self._open or (record.generation and not self._told):
+            self.generation = record.generation if self._open else 0
+            self._open = False
+            self._limit(now)
+        self._told = record.generation
+
+    def _limit(self, now: float) -> None:
+        if not self.quota.limited:
+            self.granted = False
+            self._reported_at = 0.0
+            self.quota.limit(now)
+
+    def due(self, now: float) -> bool:
+        """Whether to report now."""
+        if not self.quota.limited or now < self._not_before:
+            return False
+        since = now - self._reported_at
+        if since >= (RECOVERY_SECONDS if self.quota.rate is not None else REPORT_SECONDS):
+            return True
+        if since < TICK_SECONDS:
+            return False
+        in_use, _ = self.usage()
+        returns = self._held > max(in_use, self.quota.share.slots)
+        return returns or not self.granted or (not self.quota.share.slots and since >= EMPTY_SECONDS)
+
+    def report(self, now: float) -> LaneReport:
+        in_use, most = self.usage()
+        self._reported_at = now
+        return self.quota.report(in_use, most, (self.slot_limit, self.revision), self.generation, now)
+
+    def answered(self, share: Share | None, now: float, asked_at: float) -> None:
+        """None: there is no limit any more."""
+        if share is None:
+            self._held = 0
+            self.quota.unlimit()
+            return
+        self.granted = True
+        self._held = max(self.usage()[0], share.slots)
+        self.quota.grant(share, now, asked_at + LEASE_MS / 1000)
+
+    def unanswered(self, now: float, workers: int) -> None:
+        """The store is away. Once our lease is over, the operator's limit is divided by what we know of the others,
+        and a recovery goes without a pace."""
+        self.quota.unfreeze()
+        self._not_before = now + AWAY_SECONDS
+        if self.granted and not self.quota.expired(now):
+            return
+        self.granted = False
+        if self.slot_limit is None:
+            self.quota.unlimit()
+        else:
+            self.quota.grant(Share(max(self.slot_limit // max(workers, 1), 1)), now)
+
+
+class FleetLimits:
+    """The allowances of all lanes of a process. `changed` is called with a type whose lane has to look at its own."""
+
+    def __init__(self, store: LimitStore, worker_id: str, changed: Callable[[str], None]) -> None:
+        self._store = store
+        self._worker_id = worker_id
+        self._changed = changed
+        self._allowances: dict[str, Allowance] = {}
+        self._workers: Mapping[str, int] = {}
+        self._loops = Loops()
+
+    def start(self) -> None:
+        self._loops.every(TICK_SECONDS, "limits", self.tick)
+
+    async def stop(self) -> None:
+        """Give everything back. Safe to repeat."""
+        await self._loops.stop()
+        leaving = {
+            name: replace(allowance.report(0.0), in_use=0, most=0, leaving=True)
+            for name, allowance in self._allowances.items()
+            if allowance.quota.limited
+        }
+        if not leaving:
+            return
+        try:
+            await self._store.report(self._worker_id, leaving)
+        except Unavailable as error:
+            _log.debug("our slots come back when their lease ends: %s", error)
+
+    def of(self, job_type: str) -> Allowance:
+        """The allowance of a type, from now on."""
+        return self._allowances.setdefault(job_type, Allowance(job_type))
+
+    @property
+    def limited(self) -> bool:
+        """Whether an operator has limited a type that runs here."""
+        return any(allowance.slot_limit is not None for allowance in self._allowances.values())
+
+    def learn(self, known: Mapping[str, TypeInfo], workers: Mapping[str, int]) -> None:
+        """The catalog was read; `workers` says how many live ones serve a type ("*": every type)."""
+        now = asyncio.get_running_loop().time()
+        self._workers = workers
+        for name, info in known.items():
+            if self.of(name).learn(info, now):
+                self._changed(name)
+
+    def on_breaker(self, job_type: str, record: BreakerRecord) -> None:
+        """A breaker that the type stands behind moved: its own, or that of a dependency."""
+        self.of(job_type).on_breaker(record, asyncio.get_running_loop().time())
+
+    async def tick(self) -> None:
+        """Report what is due, in one round trip."""
+        loop = asyncio.get_running_loop()
+        asked_at = loop.time()
+        due = {name: allowance for name, allowance in self._allowances.items() if allowance.due(asked_at)}
+        if not due:
+            return
+        reports = {name: allowance.report(asked_at) for name, allowance in due.items()}
+        try:
+            shares = await exchange(self._store, self._worker_id, reports)
+        except Unavailable as error:
+            _log.debug("no slots from the fleet: %s", error)
+            for name, allowance in due.items():
+                allowance.unanswered(loop.time(), self._workers.get(name, 0) + self._workers.get("*", 0))
+        else:
+            for name, share in shares.items():
+                due[name].answered(share, loop.time(), asked_at)
+        for name in due:
+            self._changed(name)
