@@ -8,12 +8,16 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 from selfheal.control.v1.breaker_service_pb2_grpc import add_BreakerServiceServicer_to_server
+from selfheal.control.v1.quarantine_service_pb2_grpc import add_QuarantineServiceServicer_to_server
 
 from controlplane.breakers import BreakerDesk
 from controlplane.gauges import COUNT_SECONDS, Gauges
 from controlplane.keeper import Keeper
+from controlplane.quarantine import QuarantineDesk
+from controlplane.quarantine_servicer import QuarantineServicer
 from controlplane.reconcilers.intake import Intake
 from controlplane.reconcilers.overdue import Overdue
+from controlplane.reconcilers.redrive import Redriving
 from controlplane.reconcilers.retention import Retention
 from controlplane.servicer import BreakerServicer
 from controlplane.settings import ControlPlaneSettings
@@ -28,8 +32,10 @@ from jobkit.runtime.lifecycle import Loops
 from jobkit.runtime.publisher import BEAT_SECONDS, Publisher
 
 SERVICE = "selfheal.control.v1.BreakerService"
+QUARANTINE_SERVICE = "selfheal.control.v1.QuarantineService"
 MAX_BODY = 64 * 1024
 RETENTION_SECONDS = 60.0
+REDRIVE_SECONDS, GROUP_SECONDS = 0.2, 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +57,14 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
             "controlPlane",
             settings.bind,
             (settings.grpc_port, settings.http_port),
-            [(add_BreakerServiceServicer_to_server, BreakerServicer(desk), SERVICE)],
+            [
+                (add_BreakerServiceServicer_to_server, BreakerServicer(desk), SERVICE),
+                (
+                    add_QuarantineServiceServicer_to_server,
+                    QuarantineServicer(QuarantineDesk(world)),
+                    QUARANTINE_SERVICE,
+                ),
+            ],
             world.checks(publisher),
             registry,
         )
@@ -66,6 +79,9 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
         if world.dispatcher.volatile:
             await overdue.begin_refill(loops)
         _reconcile(loops, settings, overdue, Intake(world))
+        redriving = Redriving(world, publisher, registry)
+        loops.every(REDRIVE_SECONDS, "redrive", redriving.work)
+        loops.every(GROUP_SECONDS, "failure-groups", redriving.group)
         retention = Retention(world, settings.ages)
         loops.every(RETENTION_SECONDS, "retention", retention.purge)
         loops.every(RETENTION_SECONDS, "idle-types", retention.drop_idle_types)

@@ -20,8 +20,10 @@ from jobkit.adapters.sql.engine import Database
 from jobkit.adapters.sql.holds import SqlLedger
 from jobkit.adapters.sql.intake import SqlIntake
 from jobkit.adapters.sql.presence import SqlPresence, SqlSessions, SqlTypes
+from jobkit.adapters.sql.quarantine import SqlQuarantine
 from jobkit.adapters.sql.reader import SqlReader
 from jobkit.adapters.sql.recovery import SqlRecovery
+from jobkit.adapters.sql.redrives import SqlRedrives
 from jobkit.adapters.sql.retention import SqlRetention
 from jobkit.adapters.sql.steering import SqlSteering
 from jobkit.adapters.sql.work import SqlWork
@@ -56,6 +58,8 @@ class World:
         self.ledger = SqlLedger(self.database)
         self.recovery = SqlRecovery(self.database)
         self.retention = SqlRetention(self.database)
+        self.quarantine = SqlQuarantine(self.database)
+        self.redrives = SqlRedrives(self.database)
         self.dispatcher: Dispatcher = (
             RabbitDispatcher(settings.rabbitmq_url) if settings.rabbitmq_url else EmbeddedDispatcher()
         )

@@ -6,6 +6,7 @@ from jobkit.ports.breakers import BreakerStore, Ledger
 from jobkit.ports.dispatch import Delivery, Dispatch, Dispatcher, Lane, Undecodable
 from jobkit.ports.jobs import Accepted, Held, Intake, JobReader, Lease, Miss, Settlement, Steering, WorkStore
 from jobkit.ports.presence import Presence, Sessions, TypeCatalog, TypeInfo
+from jobkit.ports.quarantine import FailureGroup, GroupToken, Quarantine, Redrives
 from jobkit.ports.recovery import Ages, PurgeStep, Recovery, Retention
 from jobkit.ports.signals import Signals
 
@@ -16,6 +17,8 @@ __all__ = [
     "Delivery",
     "Dispatch",
     "Dispatcher",
+    "FailureGroup",
+    "GroupToken",
     "Held",
     "Intake",
     "JobReader",
@@ -25,7 +28,9 @@ __all__ = [
     "Miss",
     "Presence",
     "PurgeStep",
+    "Quarantine",
     "Recovery",
+    "Redrives",
     "Retention",
     "Sessions",
     "Settlement",
