@@ -23,7 +23,7 @@ from controlplane.servicer import BreakerServicer
 from controlplane.settings import ControlPlaneSettings
 from controlplane.shim import add_routes
 from jobkit import __version__
-from jobkit.host.front import Front
+from jobkit.host.front import Front, Services
 from jobkit.host.process import Component
 from jobkit.host.queues import Queues, add_queue_routes
 from jobkit.host.world import World, new_id
@@ -57,14 +57,7 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
             "controlPlane",
             settings.bind,
             (settings.grpc_port, settings.http_port),
-            [
-                (add_BreakerServiceServicer_to_server, BreakerServicer(desk), SERVICE),
-                (
-                    add_QuarantineServiceServicer_to_server,
-                    QuarantineServicer(QuarantineDesk(world)),
-                    QUARANTINE_SERVICE,
-                ),
-            ],
+            _services(desk, QuarantineDesk(world)),
             world.checks(publisher),
             registry,
         )
@@ -79,9 +72,7 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
         if world.dispatcher.volatile:
             await overdue.begin_refill(loops)
         _reconcile(loops, settings, overdue, Intake(world))
-        redriving = Redriving(world, publisher, registry)
-        loops.every(REDRIVE_SECONDS, "redrive", redriving.work)
-        loops.every(GROUP_SECONDS, "failure-groups", redriving.group)
+        _redrive(loops, Redriving(world, publisher, registry))
         retention = Retention(world, settings.ages)
         loops.every(RETENTION_SECONDS, "retention", retention.purge)
         loops.every(RETENTION_SECONDS, "idle-types", retention.drop_idle_types)
@@ -90,6 +81,18 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
         await front.start()
         stack.push_async_callback(front.stop)
         yield ControlPlaneApp(front)
+
+
+def _services(desk: BreakerDesk, quarantine: QuarantineDesk) -> Services:
+    return [
+        (add_BreakerServiceServicer_to_server, BreakerServicer(desk), SERVICE),
+        (add_QuarantineServiceServicer_to_server, QuarantineServicer(quarantine), QUARANTINE_SERVICE),
+    ]
+
+
+def _redrive(loops: Loops, redriving: Redriving) -> None:
+    loops.every(REDRIVE_SECONDS, "redrive", redriving.work)
+    loops.every(GROUP_SECONDS, "failure-groups", redriving.group)
 
 
 def _reconcile(loops: Loops, settings: ControlPlaneSettings, overdue: Overdue, intake: Intake) -> None:

@@ -1,4 +1,4 @@
-"""The `Redrives` port: beginning, sending, learning, ending; each job once, whoever works on it."""
+"""The `Redrives` port: beginning one, reading, cancelling; and sending jobs, each once, whoever works on it."""
 
 from __future__ import annotations
 
@@ -7,95 +7,24 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-import orjson
 import pytest
 import sqlalchemy as sa
 
 from jobkit.adapters.sql import redrives as adapter
-from jobkit.adapters.sql.tables import redrive_jobs, redrive_types, redrives
+from jobkit.adapters.sql.tables import redrive_types, redrives
 from jobkit.domain.errors import AlreadyExists, Exhausted, NotFound, Precondition
-from jobkit.domain.job import JobState, QuarantineReason, Token
-from jobkit.domain.redrive import Counts, NewRedrive, Redrive, RedriveState
-from jobkit.domain.retry import Complete, Isolate, Retry
+from jobkit.domain.job import JobState, Token
+from jobkit.domain.redrive import Counts, Redrive, RedriveState
+from tests.contract.redrive_contract import Helm, RedriveContract, asked
 from tests.contract.store_contract import (
     OTHER_SESSION,
-    TIMED_OUT,
     OnPostgres,
     OnSqlite,
     Store,
-    StoreContract,
     new_id,
 )
 
-FAST = 10_000.0
 LIMIT = 1_000
-
-
-def asked(filter_text: str = "", rate: float | None = FAST, **changes: Any) -> NewRedrive:
-    return NewRedrive(new_id(), filter_text, rate, "ada", "it is back", **changes)
-
-
-class Helm:
-    """Redrives on a store, and what its jobs do."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.port = store.redrives
-
-    async def begin(self, filter_text: str = "", rate: float | None = FAST) -> Redrive:
-        redrive, existed = await self.port.create(asked(filter_text, rate), LIMIT)
-        assert not existed
-        return redrive
-
-    async def take(self, redrive: Redrive, job_type: str = "email", limit: int = 500) -> list[Token]:
-        return await self.port.take(redrive.redrive_id, job_type, OTHER_SESSION, limit)
-
-    async def take_all(self, redrive: Redrive, count: int) -> list[UUID]:
-        """`count` of them; at a fast pace that is a matter of milliseconds."""
-        taken: list[UUID] = []
-        while len(taken) < count:
-            taken += [token.job_id for token in await self.take(redrive, limit=count - len(taken))]
-            await asyncio.sleep(0.002)
-        return taken
-
-    async def exhaust(self, redrive: Redrive) -> None:
-        """Until the port has seen that nothing is left."""
-        while not (await self.part(redrive)).sent_all:
-            await self.take(redrive)
-            await asyncio.sleep(0.002)
-
-    async def learn(self, redrive: Redrive) -> Counts:
-        await self.port.learn(redrive.redrive_id, "email", 500)
-        return (await self.port.get(redrive.redrive_id)).counts
-
-    async def ends(self, job_id: UUID, end: JobState) -> None:
-        job = await self.store.claim(job_id)
-        decision = (
-            Complete(None)
-            if end is JobState.SUCCEEDED
-            else Isolate(QuarantineReason.RETRIES_EXHAUSTED, TIMED_OUT)
-        )
-        assert await self.store.settle(job_id, job.delivery, decision)
-
-    async def part(self, redrive: Redrive) -> Any:
-        mine = redrive_types.c.redrive_id == redrive.redrive_id
-        return await self.store.database.read(lambda c: self._one(c, sa.select(redrive_types).where(mine)))
-
-    async def under_way(self) -> int:
-        found = await self.store.database.read(
-            lambda c: self._one(c, sa.select(sa.func.count().label("n")).select_from(redrive_jobs))
-        )
-        return int(found.n)
-
-    @staticmethod
-    async def _one(connection: Any, statement: Any) -> Any:
-        return (await connection.execute(statement)).one()
-
-
-class RedriveContract(StoreContract):
-    @pytest.fixture
-    def helm(self, store: Store) -> Helm:
-        return Helm(store)
 
 
 class BeginContract(RedriveContract):
@@ -259,111 +188,6 @@ class SendContract(RedriveContract):
         assert not part.held
 
 
-class LearnContract(RedriveContract):
-    async def test_ends_are_counted_once_each(self, store: Store, helm: Helm) -> None:
-        ids = [await store.isolated() for _ in range(6)]
-        redrive = await helm.begin()
-        await helm.take_all(redrive, 6)
-        assert await helm.learn(redrive) == Counts(6, redriven=6)
-        await helm.ends(ids[0], JobState.SUCCEEDED)
-        await helm.ends(ids[1], JobState.QUARANTINED)
-        await store.steering.cancel(ids[2])
-        await helm.ends(ids[3], JobState.QUARANTINED)
-        await store.steering.retry(ids[3], None, OTHER_SESSION)  # before anybody looked
-        for _ in range(2):
-            counts = await helm.learn(redrive)
-            assert counts == Counts(6, redriven=6, succeeded=1, failed=2, cancelled=1)
-        assert (counts.open, await helm.under_way()) == (2, 2)
-        assert await helm.port.finish(redrive.redrive_id) is None
-
-    async def test_it_is_done_when_all_have_ended(self, store: Store, helm: Helm) -> None:
-        ids = [await store.isolated() for _ in range(2)]
-        redrive = await helm.begin()
-        await helm.exhaust(redrive)
-        for job_id in ids:
-            assert await helm.port.finish(redrive.redrive_id) is None
-            await helm.ends(job_id, JobState.SUCCEEDED)
-            await helm.learn(redrive)
-        done = await helm.port.finish(redrive.redrive_id)
-        assert done is not None
-        assert (done.state, done.counts) == (RedriveState.DONE, Counts(2, redriven=2, succeeded=2))
-        assert done.finish_time is not None
-        assert (await helm.port.active(), await helm.under_way()) == ([], 0)
-        assert await helm.port.finish(redrive.redrive_id) is None
-
-    async def test_a_look_is_bounded_and_the_next_goes_on(self, store: Store, helm: Helm) -> None:
-        ids = [await store.isolated() for _ in range(5)]
-        redrive = await helm.begin()
-        await helm.exhaust(redrive)
-        await helm.ends(ids[4], JobState.SUCCEEDED)
-        for succeeded in (0, 0, 1):
-            await helm.port.learn(redrive.redrive_id, "email", 2)
-            assert (await helm.port.get(redrive.redrive_id)).counts.succeeded == succeeded
-        await helm.ends(ids[0], JobState.SUCCEEDED)
-        await helm.port.learn(redrive.redrive_id, "email", 2)
-        assert (await helm.port.get(redrive.redrive_id)).counts.succeeded == 2
-
-    async def test_a_failed_first_run_slows_it_before_its_retries_are_over(
-        self, store: Store, helm: Helm
-    ) -> None:
-        ids = [await store.isolated() for _ in range(4)]
-        redrive = await helm.begin(rate=None)
-        assert len(await helm.take(redrive)) == 1
-        job = await store.claim(ids[0])
-        assert await store.settle(ids[0], job.delivery, Retry(timedelta(seconds=60), TIMED_OUT))
-        await self._let_an_epoch_pass(store, redrive)
-        counts = await helm.learn(redrive)
-        assert (counts.failed, counts.open) == (0, 1)
-        (part,) = (await helm.port.get(redrive.redrive_id)).types
-        assert part.rate == 0.5
-        await self._let_an_epoch_pass(store, redrive)
-        await helm.learn(redrive)
-        (part,) = (await helm.port.get(redrive.redrive_id)).types
-        assert part.rate == 0.5  # told once
-
-    async def test_it_stops_when_nearly_everything_fails_again(self, store: Store, helm: Helm) -> None:
-        ids = [await store.isolated() for _ in range(12)]
-        redrive = await helm.begin(rate=None)
-        for job_id in ids[:10]:
-            await self._let_an_epoch_pass(store, redrive, paced=True)
-            assert [token.job_id for token in await helm.take(redrive, limit=1)] == [job_id]
-            await helm.ends(job_id, JobState.QUARANTINED)
-            await helm.learn(redrive)
-        stopped = await helm.port.finish(redrive.redrive_id)
-        assert stopped is not None
-        assert (stopped.state, stopped.end_reason) == (
-            RedriveState.STOPPED,
-            "email: nearly everything fails again",
-        )
-        assert stopped.counts == Counts(12, redriven=10, failed=10)
-        assert await helm.take(redrive) == []
-        assert await helm.port.active() == []
-
-    async def test_a_job_that_nobody_runs_is_not_waited_for_for_ever(self, store: Store, helm: Helm) -> None:
-        await store.isolated()
-        redrive = await helm.begin()
-        await helm.exhaust(redrive)
-        await store.execute(sa.update(redrive_types).values(moved_at=0))
-        assert (await helm.learn(redrive)).open == 1
-        done = await helm.port.finish(redrive.redrive_id)
-        assert done is not None
-        assert (done.state, done.counts.open) == (RedriveState.DONE, 1)
-        assert await helm.under_way() == 0
-
-    async def _let_an_epoch_pass(self, store: Store, redrive: Redrive, *, paced: bool = False) -> None:
-        """As if the pace had last changed, and if `paced` the last job been sent, some seconds ago."""
-        mine = redrive_types.c.redrive_id == redrive.redrive_id
-
-        async def work(connection: Any) -> None:
-            pace = orjson.loads((await connection.execute(sa.select(redrive_types.c.pace))).scalar_one())
-            pace["epoch_at"] -= 2_000
-            pace["paced_at"] -= 60_000 if paced else 0
-            statement = sa.update(redrive_types).where(mine).values(pace=orjson.dumps(pace))
-            await connection.execute(statement)
-
-        await store.database.write(work)
-
-
 class CancelContract(RedriveContract):
     async def test_nothing_is_sent_any_more_and_what_was_is_counted(self, store: Store, helm: Helm) -> None:
         ids = [await store.isolated() for _ in range(3)]
@@ -393,11 +217,11 @@ class CancelContract(RedriveContract):
         assert caught.value.reason == "REDRIVE_NOT_CANCELLABLE"
 
 
-class TestSqliteRedrives(OnSqlite, BeginContract, SendContract, LearnContract, CancelContract):
+class TestSqliteRedrives(OnSqlite, BeginContract, SendContract, CancelContract):
     pass
 
 
-class TestPostgresRedrives(OnPostgres, BeginContract, SendContract, LearnContract, CancelContract):
+class TestPostgresRedrives(OnPostgres, BeginContract, SendContract, CancelContract):
     async def test_a_row_that_somebody_works_on_is_left_to_them(self, store: Store, helm: Helm) -> None:
         await store.isolated()
         redrive = await helm.begin()
