@@ -13,6 +13,7 @@ GROUP = "selfheal.components"
 COMMANDS = {
     "job": ("jobkit.cli.job", "Submit jobs, follow and steer them."),
     "breaker": ("jobkit.cli.breaker", "See breakers and move them."),
+    "quarantine": ("jobkit.cli.quarantine", "Redrive or discard the jobs that wait for a person."),
 }
 
 

@@ -37,8 +37,9 @@ KEEPING_UP = 0.5
 # Jobs that have not answered yet: some to begin with, then so many seconds' worth.
 OUTSTANDING, OUTSTANDING_SECONDS = 16, 10
 BURST_MS = 1_000
+# Each ended job counts this much of the one after it: what went well long ago must not outweigh what fails now.
+FADE = 0.85
 HOPELESS_SAMPLE, HOPELESS_SHARE = 10, 0.9
-MEMORY = 40  # ended jobs; beyond them the older ones count half
 
 
 class RedriveState(StrEnum):
@@ -53,7 +54,7 @@ class RedriveState(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Pace:
     """How fast the jobs of one type go back. `rate` in jobs a second; times in database milliseconds. `good` and
-    `bad` are first answers since `epoch_at`; `again` and `well` the latest ended jobs, failed again or succeeded."""
+    `bad` are first answers since `epoch_at`; `again` and `well` fading sums of jobs that failed again, or went well."""
 
     rate: float
     adaptive: bool
@@ -110,13 +111,15 @@ class Answers:
 
 def learn(pace: Pace, answers: Answers, now: int) -> Pace:
     """The pace after these answers. A fixed one only remembers them."""
-    fade = 0.5 if pace.again + pace.well > MEMORY else 1.0
+    ended = answers.failed + answers.succeeded
+    fade = FADE**ended
+    weight = _weight(ended) / ended if ended else 0.0  # of each: nobody knows their order
     pace = replace(
         pace,
         good=pace.good + answers.good,
         bad=pace.bad + answers.bad,
-        again=pace.again * fade + answers.failed,
-        well=pace.well * fade + answers.succeeded,
+        again=pace.again * fade + answers.failed * weight,
+        well=pace.well * fade + answers.succeeded * weight,
     )
     told = pace.good + pace.bad
     if not pace.adaptive or not told or 0 <= now - pace.epoch_at < EPOCH_MS:
@@ -141,7 +144,13 @@ def pause(pace: Pace, now: int) -> Pace:
 def is_hopeless(pace: Pace) -> bool:
     """Whether an adaptive redrive had better stop: nearly everything fails again."""
     ended = pace.again + pace.well
-    return pace.adaptive and ended >= HOPELESS_SAMPLE and pace.again >= ended * HOPELESS_SHARE
+    enough = ended > _weight(HOPELESS_SAMPLE) - 1e-6
+    return pace.adaptive and enough and pace.again >= ended * HOPELESS_SHARE
+
+
+def _weight(ended: int) -> float:
+    """What so many ended jobs weigh together."""
+    return (1 - FADE**ended) / (1 - FADE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ import grpc
 import pytest
 from selfheal.control.v1 import breaker_pb2
 
-from jobkit.cli import breaker as breaker_module
 from jobkit.cli import main as main_module
 from jobkit.cli.main import main
 from tests.unit.fake_server import FakeServer
@@ -279,7 +278,7 @@ def test_a_person_is_asked_for_the_reason(
             return True
 
     monkeypatch.setattr("sys.stdin", Terminal("it works again\n"))
-    monkeypatch.setattr(breaker_module.getpass, "getuser", lambda: "grace")
+    monkeypatch.setattr("getpass.getuser", lambda: "grace")
     assert selfheal("breaker", "reset", "email").code == 0
     request = server.memory.requests[-1]
     assert (request.reason, request.actor) == ("it works again", "grace")

@@ -18,6 +18,8 @@ from jobkit.adapters.sql.tables import (
     job_labels,
     job_types,
     jobs,
+    redrive_types,
+    redrives,
     request_keys,
     undecodable,
     workers,
@@ -144,7 +146,7 @@ async def _delete(connection: AsyncConnection, old: Sequence[Any]) -> None:
 
 
 async def _purge_records(connection: AsyncConnection, ages: Ages, limit: int) -> int:
-    """The ledger but its newest entries a breaker, filed messages, and what workers left that are long gone."""
+    """The ledger but its newest entries a breaker, redrives, filed messages, and what workers left that are gone."""
     now = int((await connection.execute(sa.select(db_now()))).scalar_one())
     numbered = sa.select(
         breaker_transitions.c.revision,
@@ -158,8 +160,17 @@ async def _purge_records(connection: AsyncConnection, ages: Ages, limit: int) ->
         .where(numbered.c.nth > NEWEST_KEPT, numbered.c.at < now - ages.quarantined_ms)
         .limit(limit)
     )
+    # As long as the jobs that they were about; those at work stay.
+    ended = (
+        sa.select(redrives.c.redrive_id)
+        .where(sa.not_(redrives.c.active), redrives.c.finished_at < now - ages.quarantined_ms)
+        .order_by(redrives.c.redrive_id)
+        .limit(limit)
+    )
     removed = 0
     for statement in (
+        sa.delete(redrive_types).where(redrive_types.c.redrive_id.in_(ended)),
+        sa.delete(redrives).where(redrives.c.redrive_id.in_(ended)),
         sa.delete(breaker_transitions).where(breaker_transitions.c.revision.in_(stale)),
         sa.delete(undecodable).where(undecodable.c.filed_at < now - ages.quarantined_ms),
         sa.delete(workers).where(workers.c.beat_at < now - ages.gone_ms),
