@@ -54,7 +54,7 @@ class RedriveState(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Pace:
     """How fast the jobs of one type go back. `rate` in jobs a second; times in database milliseconds. `good` and
-    `bad` are first answers since `epoch_at`; `again` and `well` fading sums of jobs that failed again, or went well."""
+    `bad` are first answers since `epoch_at`; `again` and `well` fading sums of jobs that have ended."""
 
     rate: float
     adaptive: bool

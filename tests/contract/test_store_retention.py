@@ -16,13 +16,15 @@ from jobkit.adapters.sql.tables import (
     job_labels,
     job_types,
     jobs,
+    redrives,
     request_keys,
     undecodable,
     workers,
 )
 from jobkit.domain.breaker import BreakerState
+from jobkit.domain.redrive import NewRedrive
 from jobkit.ports import Ages, PurgeStep
-from tests.contract.store_contract import OnPostgres, OnSqlite, Store, StoreContract
+from tests.contract.store_contract import OnPostgres, OnSqlite, Store, StoreContract, new_id
 
 DAY = 86_400_000
 AGES = Ages(finished_ms=7 * DAY, quarantined_ms=30 * DAY)
