@@ -9,11 +9,12 @@ MAX_SHAPE = 200
 # Longer messages are cut before they are read: what tells failures apart stands at their beginning.
 MAX_READ = 2_000
 
+# Each is anchored, so that it takes time in proportion to the message, whatever somebody put into it.
 # In this order: what is long and certain first, so that no rule sees half of what another would have taken whole.
 _RULES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r'"[^"\n]*"|`[^`\n]*`|(?<!\w)\'[^\'\n]*\'(?!\w)'), "<text>"),
-    (re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s<>\"']+", re.IGNORECASE), "<url>"),
-    (re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"), "<email>"),
+    (re.compile(r"(?<![\w+.-])[a-z][a-z0-9+.-]{0,20}://[^\s<>\"']+", re.IGNORECASE), "<url>"),
+    (re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+"), "<email>"),
     (re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.IGNORECASE), "<uuid>"),
     (re.compile(r"(?<![\w/])(?:~|\.{1,2})?(?:/[\w.@%+~-]+){2,}/?|\b[A-Z]:\\[^\s:;,\"'<>|]+"), "<path>"),
     (re.compile(r"\b0x[0-9a-f]+\b", re.IGNORECASE), "<hex>"),
