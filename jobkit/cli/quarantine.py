@@ -18,8 +18,8 @@ from jobkit.cli.job_view import print_jobs
 from jobkit.cli.operator import Actor, Reason, ask_actor, ask_reason
 from jobkit.cli.output import print_json, print_json_lines
 from jobkit.cli.quarantine_view import (
+    ProgressLine,
     print_groups,
-    print_progress,
     print_redrive,
     print_redrives,
 )
@@ -236,14 +236,15 @@ async def _follow(
     """The redrive when it has ended, or as it is after `seconds`; meanwhile a line on stderr that tells."""
     request = api.GetRedriveRequest(redrive_id=begun.redrive_id)
     end = asyncio.get_running_loop().time() + seconds
-    found = begun
+    found, line = begun, ProgressLine(sys.stderr)
     while found.state == quarantine_pb2.REDRIVE_STATE_RUNNING:
         if not quiet:
-            print_progress(found, sys.stderr)
+            line.tell(found)
         if asyncio.get_running_loop().time() >= end:
             break
         await asyncio.sleep(LOOK_SECONDS)
         found = (await call(_stub(channel).GetRedrive, request)).redrive
+    line.leave()
     return found
 
 

@@ -39,11 +39,25 @@ def print_redrive(redrive: wire.Redrive) -> None:
         print_table(headings, map(_type, redrive.types))
 
 
-def print_progress(redrive: wire.Redrive, to: TextIO) -> None:
-    """One line; on a terminal it takes the place of the one before."""
-    line = f"redrive {redrive.redrive_id}: {_progress(redrive.progress)}{_pace(redrive)}"
-    to.write(f"\r\x1b[K{clean(line)}" if to.isatty() else f"{clean(line)}\n")
-    to.flush()
+class ProgressLine:
+    """On a terminal one line that changes in its place and leaves in the end; elsewhere a line for each change."""
+
+    def __init__(self, to: TextIO) -> None:
+        self._to = to
+        self._told = ""
+
+    def tell(self, redrive: wire.Redrive) -> None:
+        line = clean(f"redrive {redrive.redrive_id}: {_progress(redrive.progress)}{_pace(redrive)}")
+        if line == self._told:
+            return
+        self._told = line
+        self._to.write(f"\r\x1b[K{line}" if self._to.isatty() else f"{line}\n")
+        self._to.flush()
+
+    def leave(self) -> None:
+        if self._told and self._to.isatty():
+            self._to.write("\r\x1b[K")
+            self._to.flush()
 
 
 def _group(group: wire.FailureGroup) -> tuple[Cell, ...]:
