@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry
 from selfheal.control.v1.breaker_service_pb2_grpc import add_BreakerServiceServicer_to_server
 from selfheal.control.v1.job_type_service_pb2_grpc import add_JobTypeServiceServicer_to_server
+from selfheal.control.v1.quarantine_service_pb2_grpc import add_QuarantineServiceServicer_to_server
 
 from controlplane.accountant import Accountant
 from controlplane.breakers import BreakerDesk
@@ -17,8 +18,11 @@ from controlplane.feed import Feed
 from controlplane.gauges import COUNT_SECONDS, Gauges
 from controlplane.keeper import Keeper
 from controlplane.policies import PolicyDesk
+from controlplane.quarantine import QuarantineDesk
+from controlplane.quarantine_servicer import QuarantineServicer
 from controlplane.reconcilers.intake import Intake
 from controlplane.reconcilers.overdue import Overdue
+from controlplane.reconcilers.redrive import Redriving
 from controlplane.reconcilers.retention import Retention
 from controlplane.servicer import BreakerServicer
 from controlplane.settings import ControlPlaneSettings
@@ -26,7 +30,7 @@ from controlplane.shim import add_routes
 from controlplane.type_servicer import JobTypeServicer
 from controlplane.types import TypeDesk
 from jobkit import __version__
-from jobkit.host.front import Front
+from jobkit.host.front import Front, Services
 from jobkit.host.process import Component
 from jobkit.host.queues import Queues, add_queue_routes
 from jobkit.host.world import World, new_id
@@ -36,8 +40,10 @@ from jobkit.runtime.publisher import BEAT_SECONDS, Publisher
 
 SERVICE = "selfheal.control.v1.BreakerService"
 TYPE_SERVICE = "selfheal.control.v1.JobTypeService"
+QUARANTINE_SERVICE = "selfheal.control.v1.QuarantineService"
 MAX_BODY = 64 * 1024
 RETENTION_SECONDS = 60.0
+REDRIVE_SECONDS, GROUP_SECONDS = 0.2, 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +67,7 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
             "controlPlane",
             settings.bind,
             (settings.grpc_port, settings.http_port),
-            [
-                (
-                    add_BreakerServiceServicer_to_server,
-                    BreakerServicer(desk, PolicyDesk(world), chronicle),
-                    SERVICE,
-                ),
-                (add_JobTypeServiceServicer_to_server, JobTypeServicer(TypeDesk(world)), TYPE_SERVICE),
-            ],
+            _services(world, desk, chronicle),
             world.checks(publisher),
             registry,
         )
@@ -83,6 +82,7 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
         if world.dispatcher.volatile:
             await overdue.begin_refill(loops)
         _reconcile(loops, settings, overdue, Intake(world))
+        _redrive(loops, Redriving(world, publisher, registry))
         retention = Retention(world, settings.ages)
         loops.every(RETENTION_SECONDS, "retention", retention.purge)
         loops.every(RETENTION_SECONDS, "idle-types", retention.drop_idle_types)
@@ -93,6 +93,21 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
         stack.push_async_callback(front.stop)
         stack.push_async_callback(feed.close)
         yield ControlPlaneApp(front)
+
+
+def _services(world: World, desk: BreakerDesk, chronicle: Chronicle) -> Services:
+    breakers = BreakerServicer(desk, PolicyDesk(world), chronicle)
+    quarantine = QuarantineServicer(QuarantineDesk(world))
+    return [
+        (add_BreakerServiceServicer_to_server, breakers, SERVICE),
+        (add_JobTypeServiceServicer_to_server, JobTypeServicer(TypeDesk(world)), TYPE_SERVICE),
+        (add_QuarantineServiceServicer_to_server, quarantine, QUARANTINE_SERVICE),
+    ]
+
+
+def _redrive(loops: Loops, redriving: Redriving) -> None:
+    loops.every(REDRIVE_SECONDS, "redrive", redriving.work)
+    loops.every(GROUP_SECONDS, "failure-groups", redriving.group)
 
 
 def _reconcile(loops: Loops, settings: ControlPlaneSettings, overdue: Overdue, intake: Intake) -> None:

@@ -14,6 +14,7 @@ COMMANDS = {
     "job": ("jobkit.cli.job", "Submit jobs, follow and steer them."),
     "breaker": ("jobkit.cli.breaker", "See breakers and move them."),
     "type": ("jobkit.cli.type", "See job types, pause and limit them."),
+    "quarantine": ("jobkit.cli.quarantine", "Redrive or discard the jobs that wait for a person."),
 }
 
 

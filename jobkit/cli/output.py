@@ -30,6 +30,8 @@ COLOURS = {
     "OPEN": "red",
     "CANCELLED": "dim",
     "DISCARDED": "dim",
+    "DONE": "green",
+    "STOPPED": "red",
 }
 
 Cell = str | Text

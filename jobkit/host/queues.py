@@ -15,7 +15,8 @@ from aiohttp import web
 from jobkit.adapters.rabbitmq.names import MAIN, QUARANTINE
 from jobkit.domain.errors import NotFound, Precondition
 from jobkit.domain.filter import JobFilter, PageToken
-from jobkit.domain.job import Job, JobState, QuarantineReason
+from jobkit.domain.job import Job, JobState
+from jobkit.domain.redrive import FOR_A_PERSON
 from jobkit.host.channels import NEWS, TYPES
 from jobkit.host.jobview import job_view
 from jobkit.host.world import World
@@ -27,11 +28,6 @@ LIMIT = 100
 MAX_LIMIT = 1_000
 MAX_BODY = 16 * 1024
 MAX_TEXT = 500
-FOR_A_PERSON = (
-    QuarantineReason.RETRIES_EXHAUSTED,
-    QuarantineReason.NON_RETRYABLE,
-    QuarantineReason.POISON,
-)
 
 
 class Queues:

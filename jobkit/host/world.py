@@ -25,8 +25,10 @@ from jobkit.adapters.sql.intake import SqlIntake
 from jobkit.adapters.sql.ledger import SqlLedger
 from jobkit.adapters.sql.policies import SqlPolicies
 from jobkit.adapters.sql.presence import SqlPresence, SqlSessions, SqlTypes
+from jobkit.adapters.sql.quarantine import SqlQuarantine
 from jobkit.adapters.sql.reader import SqlReader
 from jobkit.adapters.sql.recovery import SqlRecovery
+from jobkit.adapters.sql.redrives import SqlRedrives
 from jobkit.adapters.sql.retention import SqlRetention
 from jobkit.adapters.sql.steering import SqlSteering
 from jobkit.adapters.sql.typesteering import SqlTypeSteering
@@ -66,6 +68,8 @@ class World:
         self.type_steering = SqlTypeSteering(self.database)
         self.recovery = SqlRecovery(self.database)
         self.retention = SqlRetention(self.database)
+        self.quarantine = SqlQuarantine(self.database)
+        self.redrives = SqlRedrives(self.database)
         self.dispatcher: Dispatcher = (
             RabbitDispatcher(settings.rabbitmq_url) if settings.rabbitmq_url else EmbeddedDispatcher()
         )

@@ -9,6 +9,7 @@ from jobkit.ports.jobs import Accepted, Held, Intake, JobReader, Lease, Miss, Se
 from jobkit.ports.limits import Grant, LimitStore
 from jobkit.ports.policies import Policies
 from jobkit.ports.presence import Pause, Presence, Sessions, TypeCatalog, TypeInfo, TypeSteering
+from jobkit.ports.quarantine import FailureGroup, GroupToken, Quarantine, Redrives
 from jobkit.ports.recovery import Ages, PurgeStep, RecordStep, Recovery, Retention
 from jobkit.ports.signals import Signals
 
@@ -19,7 +20,9 @@ __all__ = [
     "Delivery",
     "Dispatch",
     "Dispatcher",
+    "FailureGroup",
     "Grant",
+    "GroupToken",
     "Held",
     "History",
     "Intake",
@@ -33,8 +36,10 @@ __all__ = [
     "Policies",
     "Presence",
     "PurgeStep",
+    "Quarantine",
     "RecordStep",
     "Recovery",
+    "Redrives",
     "Retention",
     "Sessions",
     "Settlement",

@@ -17,13 +17,15 @@ from jobkit.adapters.sql.tables import (
     job_labels,
     job_types,
     jobs,
+    redrives,
     request_keys,
     undecodable,
     workers,
 )
 from jobkit.domain.breaker import BreakerState
+from jobkit.domain.redrive import NewRedrive
 from jobkit.ports import Ages, PurgeStep, RecordStep
-from tests.contract.store_contract import OnPostgres, OnSqlite, Store, StoreContract
+from tests.contract.store_contract import OnPostgres, OnSqlite, Store, StoreContract, new_id
 
 DAY = 86_400_000
 AGES = Ages(finished_ms=7 * DAY, quarantined_ms=30 * DAY)
@@ -193,6 +195,22 @@ class RetentionContract(StoreContract):
         )
         assert await retention.purge_records(AGES, 100) == 1
         assert await self.count(store, workers) == await self.count(store, undecodable) == 1
+
+    async def test_redrives_leave_that_ended_long_ago(self, store: Store, retention: SqlRetention) -> None:
+        await store.isolated()
+        made = [
+            (await store.redrives.create(NewRedrive(new_id(), "", 1.0, "ada", ""), 10))[0].redrive_id
+            for _ in range(3)
+        ]
+        for redrive_id in made[:2]:
+            await store.redrives.cancel(redrive_id, "ada", "")
+        await store.redrives.learn(made[0], "email", 10)
+        await store.redrives.finish(made[0])
+        assert await retention.purge_records(AGES, 100) == 0
+        await store.execute(sa.update(redrives).values(finished_at=1))
+        assert await retention.purge_records(AGES, 100) == 2  # it, and its type
+        # What was cancelled, but has not been seen to the end, stays; so does what runs.
+        assert [one.redrive_id for one in await store.redrives.page(10, None)] == made[:0:-1]
 
     async def test_types_without_a_job_are_idle_once_they_are_old(
         self, store: Store, retention: SqlRetention

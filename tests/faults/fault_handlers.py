@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from jobkit import JobContext, TransientError, job_handler
+from jobkit import JobContext, Permanent, TransientError, job_handler
 
 PREFIX = os.environ["TRIAL_PREFIX"]
 TALLY = os.environ["FAULT_TALLY"]
@@ -117,6 +117,15 @@ async def leaky(job: JobContext) -> dict[str, Any]:
             asyncio.ensure_future(asyncio.sleep(seconds))  # noqa: RUF006 - that is the fault
         for _ in range(job.payload.get("threads", 1)):
             threading.Thread(target=time.sleep, args=(seconds,), daemon=True).start()
+        return {}
+
+
+@job_handler(f"{PREFIX}.refused")
+async def refused(job: JobContext) -> dict[str, Any]:
+    """Ends in quarantine for as long as the file `while` exists, which opens no breaker."""
+    with counted(job):
+        if os.path.exists(job.payload["while"]):
+            raise Permanent("REFUSED", f"refused in run {job.attempt}")
         return {}
 
 

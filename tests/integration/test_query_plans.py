@@ -26,11 +26,13 @@ from jobkit.adapters.sql import schema
 from jobkit.adapters.sql.engine import Database
 from jobkit.adapters.sql.retention import SqlRetention
 from jobkit.domain.breaker import BreakerRecord, BreakerState, Cause, Transition
-from jobkit.domain.errors import NotFound, OutOfRange
-from jobkit.domain.filter import PageToken, parse_filter
+from jobkit.domain.errors import NotFound, OutOfRange, Precondition
+from jobkit.domain.failure import group_name
+from jobkit.domain.filter import JobFilter, PageToken, parse_filter
 from jobkit.domain.job import JobError, QuarantineReason
+from jobkit.domain.redrive import NewRedrive
 from jobkit.domain.retry import Complete, Decision, Isolate, Retry
-from jobkit.ports import Ages, Held, Lease, Settlement
+from jobkit.ports import Ages, GroupToken, Held, Lease, Settlement
 from tests.contract.store_contract import LEASE, SESSION, Store, new_id
 
 JOBS = 50_000
@@ -39,8 +41,8 @@ T0 = 1_760_000_000_000
 # Nine in ten are finished; the rest waits, runs or is quarantined, over 40 types.
 FILL = f"""
 INSERT INTO jobs (job_id, job_type, state, due_at, session_id, payload, request_id, error_code,
-                  quarantine_reason, quarantined_at, lease_until, claim_id, worker_id, started_at, deliveries,
-                  created_at, updated_at)
+                  quarantine_reason, quarantined_at, failure_group, lease_until, claim_id, worker_id, started_at,
+                  deliveries, created_at, updated_at)
 SELECT
     (lpad(to_hex({T0} + n), 12, '0') || '7000' || '8000' || lpad(to_hex(n), 12, '0'))::uuid,
     'type' || n % 40,
@@ -52,6 +54,7 @@ SELECT
     CASE WHEN n % 97 = 0 THEN 'API_TIMEOUT' END,
     CASE WHEN state = 'QUARANTINED' THEN 'RETRIES_EXHAUSTED' END,
     CASE WHEN state = 'QUARANTINED' THEN {T0} END,
+    CASE WHEN state = 'QUARANTINED' AND n % 300 <> 6 THEN n % 11 END,
     CASE WHEN state = 'RUNNING' THEN {T0} END,
     CASE WHEN state = 'RUNNING' THEN gen_random_uuid() END,
     'w', CASE WHEN state IN ('RUNNING', 'SUCCEEDED') THEN {T0} END,
@@ -204,6 +207,19 @@ async def record(store: Store) -> None:
         await store.ledger.record(next(MOVES))
 
 
+async def redriving(store: Store) -> None:
+    """A round of a redrive: begun, some sent, their ends looked at."""
+    new = NewRedrive(new_id(), "error.code = API_TIMEOUT", 10_000, "ada", "")
+    redrive, _ = await store.redrives.create(new, 1_000)
+    for part in redrive.types:
+        await store.redrives.take(redrive.redrive_id, part.job_type, SESSION, 100)
+        await store.redrives.learn(redrive.redrive_id, part.job_type, 100)
+    await store.redrives.active()
+    await store.redrives.finish(redrive.redrive_id)
+    with suppress(Precondition):
+        await store.redrives.cancel(redrive.redrive_id, "ada", "")
+
+
 QUERIES: dict[str, Callable[[Store], Awaitable[Any]]] = {
     "claim": lambda s: s.work.claim(SOME, claim_id=new_id(), worker_id="w", lease=LEASE),
     "settle": settle_all,
@@ -258,6 +274,15 @@ QUERIES: dict[str, Callable[[Store], Awaitable[Any]]] = {
     "tally": lambda s: s.sums.tally(100),
     "purge_ledger": lambda s: SqlRetention(s.database).purge_ledger(0, LONG_AGO, 100),
     "purge_records": lambda s: SqlRetention(s.database).purge_records(LONG_AGO, 100),
+    "page by failure group": page(f"failure_group = {group_name(7)}"),
+    "quarantined, counted": lambda s: s.quarantine.count(JobFilter(), 1_000),
+    "quarantined of a type, counted": lambda s: s.quarantine.count(parse_filter("job_type = type6"), 1_000),
+    "discard": lambda s: s.quarantine.discard("type6", parse_filter("error.code = X"), job(1), 100),
+    "groups": lambda s: s.quarantine.groups(JobFilter(), 50, None),
+    "groups, the next page": lambda s: s.quarantine.groups(JobFilter(), 50, GroupToken(1, 7)),
+    "groups of a type": lambda s: s.quarantine.groups(parse_filter("job_type = type6"), 50, None),
+    "group_new": lambda s: s.quarantine.group_new(5),
+    "redrive": redriving,
 }
 LEDGER = ("breaker_transitions", "incidents")
 BIG = {"jobs", "job_labels", "request_keys", *LEDGER}
@@ -292,6 +317,7 @@ EXPECTED = {
         "jobs_lease_idx",
         "jobs_error_idx",
         "jobs_reason_idx",
+        "jobs_group_idx",
     },
     "job_labels": {"job_labels_pkey"},
     "request_keys": {"request_keys_pkey"},

@@ -1,6 +1,8 @@
-"""JobService and BreakerService in memory, over a real socket: what clients and the CLI are tested against.
+"""JobService, BreakerService and QuarantineService in memory, over a real socket: what clients and the CLI are tested
+against.
 
-A job of type `slow` never settles, one of type `broken` ends in quarantine, any other succeeds when waited for.
+A job of type `slow` never settles, one of type `broken`, or with `simulate` in its payload, ends in quarantine, any
+other succeeds when waited for.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from selfheal.control.v1 import (
     breaker_service_pb2,
     breaker_service_pb2_grpc,
     incident_pb2,
+    quarantine_service_pb2_grpc,
 )
 from selfheal.jobs.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
 
@@ -38,15 +41,20 @@ from jobkit.domain.errors import (
     Unavailable,
 )
 from jobkit.rpc.status import to_status
+from tests.unit.fake_quarantine import FakeQuarantineService
 
 M = TypeVar("M", bound=Message)
 
 FINISHED = {job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_CANCELLED, job_pb2.JOB_STATE_DISCARDED}
-BOTH_SERVICES = ("selfheal.jobs.v1.JobService", "selfheal.control.v1.BreakerService")
+SERVICES = (
+    "selfheal.jobs.v1.JobService",
+    "selfheal.control.v1.BreakerService",
+    "selfheal.control.v1.QuarantineService",
+)
 
 
 class Memory:
-    """What both services know. `failures` are raised one call after another before anything is done; with
+    """What the services know. `failures` are raised one call after another before anything is done; with
     `lose_answers` the next calls do their work and then fail with UNAVAILABLE, as when a connection breaks."""
 
     def __init__(self) -> None:
@@ -138,7 +146,7 @@ def settle(job: job_pb2.Job) -> None:
     job.attempts, job.deliveries = job.attempts + 1, job.deliveries + 1
     attempt = job.attempt_history.add(delivery=job.deliveries, worker_id="worker-1", start_time=now())
     attempt.finish_time.CopyFrom(now())
-    if job.job_type == "broken":
+    if job.job_type == "broken" or "simulate" in job.payload:
         attempt.error.CopyFrom(
             job_pb2.JobError(code="API_TIMEOUT", message="no answer\x1b[31m", retryable=True)
         )
@@ -377,7 +385,7 @@ class FakeBreakerService(breaker_service_pb2_grpc.BreakerServiceServicer):
 
 
 class FakeServer:
-    """Both services on one port. A `port` of 0 takes a free one."""
+    """All services on one port. A `port` of 0 takes a free one."""
 
     def __init__(self, port: int = 0) -> None:
         self.memory = Memory()
@@ -386,7 +394,10 @@ class FakeServer:
         breaker_service_pb2_grpc.add_BreakerServiceServicer_to_server(
             FakeBreakerService(self.memory), self._server
         )
-        reflection.enable_server_reflection((*BOTH_SERVICES, reflection.SERVICE_NAME), self._server)
+        quarantine_service_pb2_grpc.add_QuarantineServiceServicer_to_server(
+            FakeQuarantineService(self.memory), self._server
+        )
+        reflection.enable_server_reflection((*SERVICES, reflection.SERVICE_NAME), self._server)
         self.target = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
 
     def __enter__(self) -> FakeServer:

@@ -14,6 +14,7 @@ from jobkit.adapters.sql.holds import mark_now
 from jobkit.adapters.sql.rows import clean, pack_history
 from jobkit.adapters.sql.tables import jobs
 from jobkit.adapters.sql.terms import UUIDS, any_uuid, db_now
+from jobkit.domain.failure import group_of
 from jobkit.domain.job import JobError, JobState, QuarantineReason
 from jobkit.domain.retry import Cancel, Complete, Decision, Forget, Isolate, Postpone, Release, Retry
 from jobkit.ports import Settlement
@@ -22,6 +23,7 @@ RUNNING = JobState.RUNNING.value
 
 LOOK = sa.select(
     jobs.c.job_id,
+    jobs.c.job_type,
     jobs.c.state,
     jobs.c.deliveries,
     jobs.c.settled_delivery,
@@ -106,6 +108,7 @@ _CHANGE = (
         hold_mark=mark_now,
         quarantine_reason=sa.bindparam("b_reason", type_=sa.String),
         quarantined_at=sa.bindparam("b_quarantined", type_=sa.BigInteger),
+        failure_group=sa.bindparam("b_group", type_=sa.BigInteger),
         finished_at=sa.bindparam("b_finished", type_=sa.BigInteger),
         updated_at=sa.bindparam("b_now", type_=sa.BigInteger),
         **_ENDED,
@@ -133,9 +136,16 @@ def _changed(item: Settlement, row: Any) -> dict[str, Any]:
         "b_retryable": None,
         "b_reason": None,
         "b_quarantined": None,
+        "b_group": _group(decision, row.job_type),
         "b_finished": None,
     }
     return values | _ending(decision, row.now)
+
+
+def _group(decision: Decision, job_type: str) -> int | None:
+    if not isinstance(decision, Isolate):
+        return None
+    return group_of(job_type, decision.error.code, clean(decision.error.message))
 
 
 def _ending(decision: Decision, now: int) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from jobkit.adapters.sql.tables import (
     job_labels,
     job_types,
     jobs,
+    redrive_types,
+    redrives,
     request_keys,
     type_needs,
     undecodable,
@@ -154,12 +156,21 @@ async def _delete(connection: AsyncConnection, old: Sequence[Any]) -> None:
 
 
 async def _purge_records(connection: AsyncConnection, ages: Ages, limit: int) -> int:
-    """Closed incidents, filed messages, and what workers left that are long gone."""
+    """Closed incidents, redrives, filed messages, and what workers left that are long gone."""
     now = int((await connection.execute(sa.select(db_now()))).scalar_one())
     closed = sa.select(incidents.c.incident_id).where(incidents.c.closed_at < now - ages.quarantined_ms)
     stale = closed.order_by(incidents.c.closed_at).limit(limit)
+    # As long as the jobs that they were about; those at work stay.
+    ended = (
+        sa.select(redrives.c.redrive_id)
+        .where(sa.not_(redrives.c.active), redrives.c.finished_at < now - ages.quarantined_ms)
+        .order_by(redrives.c.redrive_id)
+        .limit(limit)
+    )
     removed = 0
     for statement in (
+        sa.delete(redrive_types).where(redrive_types.c.redrive_id.in_(ended)),
+        sa.delete(redrives).where(redrives.c.redrive_id.in_(ended)),
         sa.delete(incidents).where(incidents.c.incident_id.in_(stale)),
         sa.delete(undecodable).where(undecodable.c.filed_at < now - ages.quarantined_ms),
         sa.delete(workers).where(workers.c.beat_at < now - ages.gone_ms),

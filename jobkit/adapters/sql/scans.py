@@ -25,6 +25,7 @@ def page_scan(
 ) -> Scan | None:
     """The newest `limit` ids that `query` finds, or None when it can find none."""
     led = query.request_id is not None or query.labels or query.error_code is not None or _by_person(query)
+    led = led or query.failure_group is not None
     if led or (query.job_type is None and not _by_hold(query)):
         return _led_scan(query, holds, now, after).limit(limit)
     newest_first = (
@@ -97,6 +98,8 @@ def _led_scan(query: JobFilter, holds: Mapping[str, Hold], now: int, after: Page
         scan = scan.where(jobs.c.job_type == query.job_type)
     if query.error_code is not None:
         scan = scan.where(jobs.c.error_code == query.error_code)
+    if query.failure_group is not None:
+        scan = scan.where(jobs.c.failure_group == query.failure_group, jobs.c.quarantine_reason.is_not(None))
     for key, value in labels:
         other = job_labels.alias()
         same = sa.and_(other.c.key == key, other.c.value == value, other.c.job_id == jobs.c.job_id)

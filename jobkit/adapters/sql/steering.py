@@ -63,14 +63,7 @@ class SqlSteering:
             row = await _update(
                 connection,
                 job_id,
-                state=JobState.QUEUED.value,
-                attempts_base=jobs.c.attempts,
-                losses=0,
-                losses_alone=0,
-                due_at=db_now(),
-                session_id=session,
-                hold_mark=mark_now,
-                **_NO_QUARANTINE,
+                **back_to_work(session),
                 **changes,
             )
             await answer_for(connection, session, [job_id])
@@ -89,15 +82,32 @@ class SqlSteering:
                     reason="JOB_NOT_QUARANTINED",
                     metadata=_about(job),
                 )
-            await _update(
-                connection, job_id, state=JobState.DISCARDED.value, finished_at=db_now(), **_NO_QUARANTINE
-            )
+            await _update(connection, job_id, **given_up())
             return await _read(connection, job_id)
 
         return await self._database.write(work)
 
 
 _NO_QUARANTINE: dict[str, Any] = {"quarantine_reason": None, "quarantined_at": None}
+
+
+def back_to_work(session: UUID) -> dict[str, Any]:
+    """What makes a quarantined row run again: its attempts go on counting, its limit starts anew."""
+    return {
+        "state": JobState.QUEUED.value,
+        "attempts_base": jobs.c.attempts,
+        "losses": 0,
+        "losses_alone": 0,
+        "due_at": db_now(),
+        "session_id": session,
+        "hold_mark": mark_now,
+        **_NO_QUARANTINE,
+    }
+
+
+def given_up() -> dict[str, Any]:
+    """What makes a quarantined row a discarded one."""
+    return {"state": JobState.DISCARDED.value, "finished_at": db_now(), **_NO_QUARANTINE}
 
 
 def _about(job: Job) -> dict[str, str]:

@@ -61,6 +61,8 @@ jobs = sa.Table(
     sa.Column("error_retryable", sa.Boolean),
     sa.Column("quarantine_reason", sa.String(32)),
     sa.Column("quarantined_at", Millis),
+    # What puts quarantined jobs together: `domain.failure.group_of`. NULL where it was never asked.
+    sa.Column("failure_group", sa.BigInteger),
     # Failed attempts, newest last, bounded; a success is read off the row itself.
     sa.Column("history", sa.LargeBinary),
     sa.Column("created_at", Millis, nullable=False),
@@ -90,6 +92,14 @@ _partial("jobs_lease_idx", jobs.c.lease_until, where="state = 'RUNNING'")
 # Filters by error code and reason; most jobs are in neither.
 _partial("jobs_error_idx", jobs.c.error_code, jobs.c.job_id, where="error_code IS NOT NULL")
 _partial("jobs_reason_idx", jobs.c.quarantine_reason, jobs.c.job_id, where="quarantine_reason IS NOT NULL")
+# Groups of failures, counted from the index alone; also what a redrive of one group walks along.
+_partial(
+    "jobs_group_idx",
+    jobs.c.failure_group,
+    jobs.c.job_id,
+    jobs.c.quarantined_at,
+    where="quarantine_reason IS NOT NULL",
+)
 
 # Filters by label: one bounded scan per (key, value).
 job_labels = sa.Table(
@@ -289,4 +299,66 @@ undecodable = sa.Table(
     sa.Column("filed_at", Millis, nullable=False),
     sa.Column("headers", sa.LargeBinary, nullable=False),
     sa.Column("body", sa.LargeBinary, nullable=False),
+)
+
+# Quarantined jobs sent back in bulk: what was asked for, and how it ended.
+redrives = sa.Table(
+    "redrives",
+    metadata,
+    sa.Column("redrive_id", sa.Uuid, primary_key=True),
+    sa.Column("filter", sa.Text, nullable=False),
+    # Jobs a second, of each type; NULL for adaptive.
+    sa.Column("rate", sa.Float),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("request_id", sa.String(128), unique=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    # Whether a reconciler still has something to do for it: jobs to send, or ends to learn of.
+    sa.Column("active", sa.Boolean, nullable=False),
+    # It takes what was quarantined before this moment.
+    sa.Column("created_at", Millis, nullable=False),
+    sa.Column("finished_at", Millis),
+    sa.Column("ended_by", sa.Text, nullable=False),
+    sa.Column("end_reason", sa.Text, nullable=False),
+)
+_partial("redrives_active_idx", redrives.c.redrive_id, where="active")
+
+# One row per job type of a redrive. Whoever works on it locks it for one short transaction.
+redrive_types = sa.Table(
+    "redrive_types",
+    metadata,
+    sa.Column("redrive_id", sa.Uuid, primary_key=True),
+    sa.Column("job_type", sa.String(128), primary_key=True),
+    sa.Column("total", sa.BigInteger, nullable=False),
+    sa.Column("redriven", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("succeeded", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("failed", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("cancelled", sa.BigInteger, nullable=False, server_default="0"),
+    # The last job that was sent: ids are taken in order, so that none is ever taken twice.
+    sa.Column("sent_to", sa.Uuid, nullable=False),
+    # Nothing is left to send.
+    sa.Column("sent_all", sa.Boolean, nullable=False, server_default=sa.false()),
+    # Where the next look at the jobs that have not ended goes on.
+    sa.Column("looked_to", sa.Uuid, nullable=False),
+    sa.Column("moved_at", Millis, nullable=False),
+    sa.Column("held", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("stop_reason", sa.Text, nullable=False),
+    # Nothing is left to send or to learn.
+    sa.Column("closed", sa.Boolean, nullable=False, server_default=sa.false()),
+    # `domain.redrive.Pace`, as JSON.
+    sa.Column("pace", sa.LargeBinary, nullable=False),
+)
+
+# Redriven jobs that have not ended yet. A row lives from the send to the end of its job, so that looking costs what
+# is under way and not what the redrive has done so far; and the rows of `jobs` carry nothing for it.
+redrive_jobs = sa.Table(
+    "redrive_jobs",
+    metadata,
+    sa.Column("redrive_id", sa.Uuid, primary_key=True),
+    sa.Column("job_type", sa.String(128), primary_key=True),
+    sa.Column("job_id", sa.Uuid, primary_key=True),
+    # The job's attempts when it was sent: if they have another base now, somebody has sent it again since.
+    sa.Column("attempts_base", sa.Integer, nullable=False),
+    # Its first run has failed.
+    sa.Column("failing", sa.Boolean, nullable=False, server_default=sa.false()),
 )
