@@ -35,7 +35,7 @@ GONE = 0.85
 # Jobs may fail this often on their own account; more than that is the dependency's trouble.
 MOST_NOISE = 0.1
 # Epochs from there back to the rate where refusals began, and the pace at which it is passed.
-APPROACH, PASSING = 8, 4.0
+APPROACH, PASSING = 5, 3.0
 # The share of refused calls, above the noise, from which on the rate is too high.
 TOLERATED = 0.01
 # Latency that says that calls queue: this many times the smallest, and this much more.

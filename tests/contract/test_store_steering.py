@@ -99,9 +99,7 @@ class CancelContract(StoreContract):
 
 
 class RetryContract(StoreContract):
-    @pytest.mark.parametrize(
-        "reason", [r for r in QuarantineReason if r is not QuarantineReason.BREAKER_OPEN], ids=str
-    )
+    @pytest.mark.parametrize("reason", [r for r in QuarantineReason if not r.by_hold], ids=str)
     async def test_a_quarantined_job_goes_back_to_work(self, store: Store, reason: QuarantineReason) -> None:
         job_id = await store.isolated(reason=reason)
         now = await store.database.now()

@@ -55,7 +55,7 @@ async def test_capacity_that_goes_and_comes_back_is_followed(workers: int) -> No
     least = 50 + (10_000 - 25 * 225) / 150
     figures = await Fleet(Bucket(halved, 0.05), workers).drain()
     assert told("halves for 25 s", workers, figures, least) <= 1.2
-    assert figures.refused <= 300
+    assert figures.refused <= 300  # of them some 2 x 75 in the moment when it halves
 
 
 @pytest.mark.parametrize("workers", [1, 2, 8])
