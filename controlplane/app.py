@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 from selfheal.control.v1.breaker_service_pb2_grpc import add_BreakerServiceServicer_to_server
+from selfheal.control.v1.control_stream_service_pb2_grpc import add_ControlStreamServiceServicer_to_server
+from selfheal.control.v1.worker_service_pb2_grpc import add_WorkerServiceServicer_to_server
 
 from controlplane.breakers import BreakerDesk
 from controlplane.gauges import COUNT_SECONDS, Gauges
@@ -18,6 +20,8 @@ from controlplane.reconcilers.retention import Retention
 from controlplane.servicer import BreakerServicer
 from controlplane.settings import ControlPlaneSettings
 from controlplane.shim import add_routes
+from controlplane.streams.streams import Streams
+from controlplane.worker_servicer import WorkerServicer
 from jobkit import __version__
 from jobkit.host.front import Front
 from jobkit.host.process import Component
@@ -27,7 +31,9 @@ from jobkit.runtime.clock import DatabaseClock
 from jobkit.runtime.lifecycle import Loops
 from jobkit.runtime.publisher import BEAT_SECONDS, Publisher
 
-SERVICE = "selfheal.control.v1.BreakerService"
+BREAKERS = "selfheal.control.v1.BreakerService"
+STREAMS = "selfheal.control.v1.ControlStreamService"
+WORKERS = "selfheal.control.v1.WorkerService"
 MAX_BODY = 64 * 1024
 RETENTION_SECONDS = 60.0
 
@@ -37,6 +43,7 @@ class ControlPlaneApp:
     """A running control plane."""
 
     front: Front
+    streams: Streams
 
 
 @asynccontextmanager
@@ -45,13 +52,19 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
     async with AsyncExitStack() as stack:
         registry = CollectorRegistry()
         loops = Loops()
-        publisher = Publisher("controlplane", world.dispatcher, world.sessions, DatabaseClock(), new_id)
+        clock = DatabaseClock()
+        publisher = Publisher("controlplane", world.dispatcher, world.sessions, clock, new_id)
+        streams = Streams(world, settings.stream_heartbeat, clock, registry)
         desk = BreakerDesk(world)
         front = Front(
             "controlPlane",
             settings.bind,
             (settings.grpc_port, settings.http_port),
-            [(add_BreakerServiceServicer_to_server, BreakerServicer(desk), SERVICE)],
+            [
+                (add_BreakerServiceServicer_to_server, BreakerServicer(desk), BREAKERS),
+                (add_WorkerServiceServicer_to_server, WorkerServicer(streams.desk), WORKERS),
+                (add_ControlStreamServiceServicer_to_server, streams.servicer, STREAMS),
+            ],
             world.checks(publisher),
             registry,
         )
@@ -71,9 +84,13 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
         loops.every(RETENTION_SECONDS, "idle-types", retention.drop_idle_types)
         loops.every(1.0, "keeper", Keeper(world).keep)
         loops.every(COUNT_SECONDS, "gauges", Gauges(world, registry).count)
+        streams.start(loops)
         await front.start()
         stack.push_async_callback(front.stop)
-        yield ControlPlaneApp(front)
+        # Not ready first, then the streams: workers must find another replica.
+        stack.push_async_callback(streams.stop)
+        stack.push_async_callback(front.health.drain)
+        yield ControlPlaneApp(front, streams)
 
 
 def _reconcile(loops: Loops, settings: ControlPlaneSettings, overdue: Overdue, intake: Intake) -> None:

@@ -16,7 +16,9 @@ from jobkit.host.world import World
 from jobkit.rpc.probes import add_metrics
 from jobkit.runtime.health import Check
 from jobkit.runtime.publisher import BEAT_SECONDS
+from worker.control import Control
 from worker.handlers.webhook import Webhook, WebhookSettings
+from worker.member import Member
 from worker.organs import Organs, handlers_of
 from worker.settings import WorkerSettings
 
@@ -27,6 +29,7 @@ class WorkerApp:
 
     front: Front
     organs: Organs
+    control: Control
 
 
 @asynccontextmanager
@@ -41,7 +44,12 @@ async def build(settings: WorkerSettings, world: World) -> AsyncIterator[WorkerA
         metrics = CollectorRegistry()
         organs = Organs(settings, world, handlers, metrics)
         ports = (settings.grpc_port, settings.http_port)
-        front = Front("worker", settings.bind, ports, [], _checks(world, organs), metrics)
+
+        async def not_ready() -> None:
+            await front.health.drain()
+
+        control = Member(organs, settings, not_ready).control()
+        front = Front("worker", settings.bind, ports, [], _checks(world, organs, control), metrics)
         add_metrics(front.app, metrics)
         add_queue_routes(front.app, Queues(world, organs.publisher))
 
@@ -59,15 +67,17 @@ async def build(settings: WorkerSettings, world: World) -> AsyncIterator[WorkerA
         stack.callback(world.signals.listen(WATCHES, organs.watch.watched))
         stack.callback(world.signals.listen(CANCELS, organs.on_cancels))
         stack.callback(world.signals.listen(TYPES, lambda _: organs.lanes.hurry()))
+        control.start()
+        stack.push_async_callback(control.stop)
         organs.breakers.start()
         stack.push_async_callback(organs.breakers.stop)
         organs.lanes.start()
         stack.push_async_callback(organs.drain, settings.shutdown_grace)
         stack.push_async_callback(front.health.drain)
-        yield WorkerApp(front, organs)
+        yield WorkerApp(front, organs, control)
 
 
-def _checks(world: World, organs: Organs) -> list[Check]:
+def _checks(world: World, organs: Organs, control: Control) -> list[Check]:
     async def breakers() -> None:
         await world.check_breakers()
         if organs.fallback.alone:
@@ -83,6 +93,7 @@ def _checks(world: World, organs: Organs) -> list[Check]:
         world.database_check(organs.publisher),
         Check("rabbitmq", consumers, required=True),
         Check("redis", breakers, required=False),
+        Check("controlPlane", control.check, required=False),
     ]
 
 

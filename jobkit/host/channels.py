@@ -12,4 +12,8 @@ ENDED = "ended"
 CANCELS = "cancels"
 # jobapi -> workers: there is a new job type; which, is in the catalog.
 TYPES = "types"
+# anybody -> control planes: something that is pushed to workers has changed; what, is in the database.
+REVISIONS = "revisions"
+# control planes -> control planes: there is a command to a worker, or an answer to one; which, is in the database.
+COMMANDS = "commands"
 NEWS = UUID(int=0)

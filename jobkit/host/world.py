@@ -11,11 +11,14 @@ import uuid_utils.compat as ids
 
 from jobkit.adapters.embedded.breakers import MemoryBreakerStore
 from jobkit.adapters.embedded.dispatcher import EmbeddedDispatcher
+from jobkit.adapters.embedded.fleet import MemoryFleetViews
 from jobkit.adapters.embedded.signals import EmbeddedSignals
 from jobkit.adapters.rabbitmq.dispatcher import RabbitDispatcher
 from jobkit.adapters.redis.breakers import RedisBreakerStore
+from jobkit.adapters.redis.fleet import RedisFleetViews
 from jobkit.adapters.redis.signals import RedisSignals
 from jobkit.adapters.sql import schema
+from jobkit.adapters.sql.commands import SqlCommands
 from jobkit.adapters.sql.engine import Database
 from jobkit.adapters.sql.holds import SqlLedger
 from jobkit.adapters.sql.intake import SqlIntake
@@ -23,10 +26,11 @@ from jobkit.adapters.sql.presence import SqlPresence, SqlSessions, SqlTypes
 from jobkit.adapters.sql.reader import SqlReader
 from jobkit.adapters.sql.recovery import SqlRecovery
 from jobkit.adapters.sql.retention import SqlRetention
+from jobkit.adapters.sql.revisions import SqlRevisions
 from jobkit.adapters.sql.steering import SqlSteering
 from jobkit.adapters.sql.work import SqlWork
 from jobkit.domain.errors import SchemaMismatch, Unavailable
-from jobkit.ports import BreakerStore, Dispatcher, Signals
+from jobkit.ports import BreakerStore, Dispatcher, FleetViews, Signals
 from jobkit.runtime.health import Check
 from jobkit.runtime.publisher import Publisher
 from jobkit.runtime.settings import Settings
@@ -56,16 +60,21 @@ class World:
         self.ledger = SqlLedger(self.database)
         self.recovery = SqlRecovery(self.database)
         self.retention = SqlRetention(self.database)
+        self.revisions = SqlRevisions(self.database)
+        self.commands = SqlCommands(self.database)
         self.dispatcher: Dispatcher = (
             RabbitDispatcher(settings.rabbitmq_url) if settings.rabbitmq_url else EmbeddedDispatcher()
         )
         self.breakers: BreakerStore
         self.signals: Signals
+        self.fleet: FleetViews
         if settings.redis_url:
             self.breakers = RedisBreakerStore(settings.redis_url, settings.namespace)
             self.signals = RedisSignals(settings.redis_url, settings.namespace)
+            self.fleet = RedisFleetViews(settings.redis_url, settings.namespace)
         else:
             self.breakers, self.signals = MemoryBreakerStore(), EmbeddedSignals()
+            self.fleet = MemoryFleetViews()
         self.embedded_breakers = settings.redis_url is None
         self.tracing = Tracing(provider(component, environ))
         self._schema_checked = False
@@ -124,6 +133,7 @@ class World:
     async def close(self) -> None:
         """In order: what was published last is confirmed before its connection goes. Safe to repeat."""
         await self.signals.close()
+        await self.fleet.close()
         await self.breakers.close()
         await self.dispatcher.close()
         await self.database.close()

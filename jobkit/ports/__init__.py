@@ -3,30 +3,37 @@ contract tests. Every method may raise `errors.Unavailable` where its world is a
 """
 
 from jobkit.ports.breakers import BreakerStore, Ledger
+from jobkit.ports.commands import Action, WorkerCommand, WorkerCommands
 from jobkit.ports.dispatch import Delivery, Dispatch, Dispatcher, Lane, Undecodable
+from jobkit.ports.fleet import FleetViews
 from jobkit.ports.jobs import Accepted, Held, Intake, JobReader, Lease, Miss, Settlement, Steering, WorkStore
-from jobkit.ports.presence import Presence, Sessions, TypeCatalog, TypeInfo
+from jobkit.ports.presence import LiveWorker, Presence, Sessions, TypeCatalog, TypeInfo
 from jobkit.ports.recovery import Ages, PurgeStep, Recovery, Retention
+from jobkit.ports.revisions import Revisions
 from jobkit.ports.signals import Signals
 
 __all__ = [
     "Accepted",
+    "Action",
     "Ages",
     "BreakerStore",
     "Delivery",
     "Dispatch",
     "Dispatcher",
+    "FleetViews",
     "Held",
     "Intake",
     "JobReader",
     "Lane",
     "Lease",
     "Ledger",
+    "LiveWorker",
     "Miss",
     "Presence",
     "PurgeStep",
     "Recovery",
     "Retention",
+    "Revisions",
     "Sessions",
     "Settlement",
     "Signals",
@@ -35,4 +42,6 @@ __all__ = [
     "TypeInfo",
     "Undecodable",
     "WorkStore",
+    "WorkerCommand",
+    "WorkerCommands",
 ]

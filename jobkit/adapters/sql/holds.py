@@ -14,8 +14,7 @@ from jobkit.adapters.sql.tables import breaker_transitions, counters, job_types,
 from jobkit.adapters.sql.terms import any_text, db_now
 from jobkit.domain.breaker import TRANSITIONS_KEPT, BreakerRecord, BreakerState, Cause, Transition
 from jobkit.domain.job import QuarantineReason
-
-LEDGER = "ledger"
+from jobkit.ports.revisions import LEDGER
 
 _mark = (
     sa.select(job_types.c.hold_number - sa.case((job_types.c.held_reason.is_(None), 0), else_=1))

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from jobkit.adapters.sql.engine import Database
+from jobkit.adapters.sql.revisions import bump
 from jobkit.adapters.sql.rows import lowest_id
 from jobkit.adapters.sql.tables import (
     breaker_transitions,
@@ -25,6 +26,7 @@ from jobkit.adapters.sql.tables import (
 from jobkit.adapters.sql.terms import any_uuid, db_now
 from jobkit.domain.job import JobState
 from jobkit.ports import Ages, PurgeStep
+from jobkit.ports.revisions import JOB_TYPES
 
 NEWEST_KEPT = 16  # transitions a breaker keeps whatever their age: it is rebuilt from them
 
@@ -60,6 +62,8 @@ class SqlRetention:
             gone = await connection.execute(
                 sa.delete(job_types).where(job_types.c.job_type == job_type, unused)
             )
+            if gone.rowcount:
+                await bump(connection, JOB_TYPES)
             return gone.rowcount > 0
 
         return await self._database.write(work)

@@ -154,6 +154,31 @@ workers = sa.Table(
     sa.Column("serves", sa.LargeBinary, nullable=False),
 )
 
+# What single workers were told to do, and what became of it.
+worker_commands = sa.Table(
+    "worker_commands",
+    metadata,
+    sa.Column("command_id", sa.Uuid, primary_key=True),
+    sa.Column("worker_id", sa.String(128), nullable=False),
+    sa.Column("instance_id", sa.String(64), nullable=False),
+    sa.Column("action", sa.String(16), nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("asked_at", Millis, nullable=False),
+    sa.Column("answered_at", Millis),
+    sa.Column("code", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("error", sa.Text, nullable=False, server_default=""),
+    sa.Index("worker_commands_worker_idx", "worker_id", "asked_at"),
+    sa.Index("worker_commands_asked_idx", "asked_at"),
+    sa.Index(
+        "worker_commands_open_idx",
+        "asked_at",
+        "command_id",
+        postgresql_where=sa.text("answered_at IS NULL"),
+        sqlite_where=sa.text("answered_at IS NULL"),
+    ),
+)
+
 # Every breaker transition, in commit order.
 breaker_transitions = sa.Table(
     "breaker_transitions",
