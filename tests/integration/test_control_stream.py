@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
 import grpc
 import pytest
-from selfheal.control.v1 import worker_pb2, worker_service_pb2, worker_service_pb2_grpc
+from selfheal.control.v1 import worker_pb2
 
-from controlplane.app import ControlPlaneApp
 from jobkit.domain.breaker import BreakerState
 from jobkit.domain.job import JobState
 from tests.integration.stage import Place, Stage, Trade, eventually
+from tests.integration.stream_kit import service_of
 from tests.servers import free_port
 
 ACTIVE, DRAINING = worker_pb2.WORKER_STATE_ACTIVE, worker_pb2.WORKER_STATE_DRAINING
-
-
-@asynccontextmanager
-async def service_of(app: ControlPlaneApp) -> AsyncIterator[Any]:
-    async with grpc.aio.insecure_channel(app.front.rpc.address) as channel:
-        yield worker_service_pb2_grpc.WorkerServiceStub(channel)
-
-
-async def seen(service: Any, worker_id: str) -> worker_pb2.Worker | None:
-    listed = await service.ListWorkers(worker_service_pb2.ListWorkersRequest())
-    return next((one for one in listed.workers if one.worker_id == worker_id), None)
 
 
 async def test_a_worker_is_seen_with_its_figures(place: Place) -> None:
@@ -43,7 +30,7 @@ async def test_a_worker_is_seen_with_its_figures(place: Place) -> None:
             job = await stage.submit(trade.job_type)
             await trade.began(1)
             worker = await eventually(
-                lambda: seen(service, app.organs.worker_id), lambda one: one is not None and one.types
+                lambda: service.seen(app.organs.worker_id), lambda one: one is not None and one.types
             )
             assert worker is not None
             (figures,) = worker.types
@@ -54,7 +41,7 @@ async def test_a_worker_is_seen_with_its_figures(place: Place) -> None:
             go.set()
             await stage.reaches(job, JobState.SUCCEEDED)
             await eventually(
-                lambda: seen(service, app.organs.worker_id),
+                lambda: service.seen(app.organs.worker_id),
                 lambda one: one is not None and any(t.processed == 1 for t in one.types),
             )
         assert (await stage.metrics(plane))["selfheal_workers_connected"] == 1.0
@@ -69,7 +56,7 @@ async def test_the_catalog_and_the_ledger_reach_every_worker(place: Place) -> No
         async with service_of(plane) as service:
 
             async def pushes() -> dict[str, Any]:
-                worker = await seen(service, app.organs.worker_id)
+                worker = await service.seen(app.organs.worker_id)
                 return {push.kind: push for push in worker.pushes} if worker else {}
 
             await eventually(pushes, lambda kinds: "job_types" in kinds)
@@ -78,7 +65,7 @@ async def test_the_catalog_and_the_ledger_reach_every_worker(place: Place) -> No
                 pushes, lambda k: "breakers" in k and k["breakers"].state == worker_pb2.PUSH_STATE_ACKED
             )
             assert kinds["breakers"].held_version == kinds["breakers"].version > 0
-            listed = await service.ListWorkers(worker_service_pb2.ListWorkersRequest())
+            listed = await service.list()
             assert {(one.kind, one.acked, one.nacked, one.pending) for one in listed.convergence} == {
                 ("breakers", 1, 0, 0),
                 ("job_types", 1, 0, 0),
@@ -98,15 +85,12 @@ async def test_an_operator_drains_a_worker(place: Place) -> None:
         running = await stage.submit(trade.job_type)
         await trade.began(1)
         async with service_of(plane) as service:
-            request = worker_service_pb2.DrainWorkerRequest(
-                worker_id=app.organs.worker_id, reason="a new disk", actor="ada"
-            )
-            drained = (await service.DrainWorker(request)).worker
+            drained = await service.drain(app.organs.worker_id, reason="a new disk", actor="ada")
             assert (drained.drain.actor, drained.drain.reason) == ("ada", "a new disk")
             assert drained.drain.HasField("answer_time")
             assert not drained.drain.HasField("error")
             worker = await eventually(
-                lambda: seen(service, app.organs.worker_id),
+                lambda: service.seen(app.organs.worker_id),
                 lambda one: one is not None and one.state == DRAINING,
             )
             assert worker is not None
@@ -119,7 +103,7 @@ async def test_an_operator_drains_a_worker(place: Place) -> None:
             assert (await stage.job(waiting)).state is JobState.QUEUED
             assert len(trade.begun) == 1
             with pytest.raises(grpc.aio.AioRpcError) as missing:
-                await service.DrainWorker(worker_service_pb2.DrainWorkerRequest(worker_id="x"))
+                await service.drain("x")
             assert missing.value.code() is grpc.StatusCode.NOT_FOUND
 
 
