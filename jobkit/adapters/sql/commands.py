@@ -34,6 +34,8 @@ class SqlCommands:
             "actor": command.actor,
             "reason": command.reason,
             "asked_at": db_now(),
+            "code": 0,
+            "error": "",
         }
 
         async def work(connection: AsyncConnection) -> None:

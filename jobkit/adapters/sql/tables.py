@@ -166,17 +166,11 @@ worker_commands = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("asked_at", Millis, nullable=False),
     sa.Column("answered_at", Millis),
-    sa.Column("code", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("error", sa.Text, nullable=False, server_default=""),
+    sa.Column("code", sa.Integer, nullable=False),
+    sa.Column("error", sa.Text, nullable=False),
     sa.Index("worker_commands_worker_idx", "worker_id", "asked_at"),
     sa.Index("worker_commands_asked_idx", "asked_at"),
-    sa.Index(
-        "worker_commands_open_idx",
-        "asked_at",
-        "command_id",
-        postgresql_where=sa.text("answered_at IS NULL"),
-        sqlite_where=sa.text("answered_at IS NULL"),
-    ),
+    sa.Index("worker_commands_open_idx", "answered_at", "asked_at"),
 )
 
 # Every breaker transition, in commit order.

@@ -22,17 +22,10 @@ def upgrade() -> None:
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("asked_at", sa.BigInteger(), nullable=False),
         sa.Column("answered_at", sa.BigInteger(), nullable=True),
-        sa.Column("code", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("error", sa.Text(), server_default="", nullable=False),
+        sa.Column("code", sa.Integer(), nullable=False),
+        sa.Column("error", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("command_id", name=op.f("worker_commands_pkey")),
     )
     op.create_index("worker_commands_worker_idx", "worker_commands", ["worker_id", "asked_at"], unique=False)
     op.create_index("worker_commands_asked_idx", "worker_commands", ["asked_at"], unique=False)
-    op.create_index(
-        "worker_commands_open_idx",
-        "worker_commands",
-        ["asked_at", "command_id"],
-        unique=False,
-        postgresql_where=sa.text("answered_at IS NULL"),
-        sqlite_where=sa.text("answered_at IS NULL"),
-    )
+    op.create_index("worker_commands_open_idx", "worker_commands", ["answered_at", "asked_at"], unique=False)
