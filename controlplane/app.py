@@ -23,7 +23,7 @@ from controlplane.shim import add_routes
 from controlplane.streams.streams import Streams
 from controlplane.worker_servicer import WorkerServicer
 from jobkit import __version__
-from jobkit.host.front import Front
+from jobkit.host.front import Front, Services
 from jobkit.host.process import Component
 from jobkit.host.queues import Queues, add_queue_routes
 from jobkit.host.world import World, new_id
@@ -60,11 +60,7 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
             "controlPlane",
             settings.bind,
             (settings.grpc_port, settings.http_port),
-            [
-                (add_BreakerServiceServicer_to_server, BreakerServicer(desk), BREAKERS),
-                (add_WorkerServiceServicer_to_server, WorkerServicer(streams.desk), WORKERS),
-                (add_ControlStreamServiceServicer_to_server, streams.servicer, STREAMS),
-            ],
+            _services(desk, streams),
             world.checks(publisher),
             registry,
         )
@@ -91,6 +87,14 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
         stack.push_async_callback(streams.stop)
         stack.push_async_callback(front.health.drain)
         yield ControlPlaneApp(front, streams)
+
+
+def _services(desk: BreakerDesk, streams: Streams) -> Services:
+    return [
+        (add_BreakerServiceServicer_to_server, BreakerServicer(desk), BREAKERS),
+        (add_WorkerServiceServicer_to_server, WorkerServicer(streams.desk), WORKERS),
+        (add_ControlStreamServiceServicer_to_server, streams.servicer, STREAMS),
+    ]
 
 
 def _reconcile(loops: Loops, settings: ControlPlaneSettings, overdue: Overdue, intake: Intake) -> None:

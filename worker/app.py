@@ -64,9 +64,7 @@ async def build(settings: WorkerSettings, world: World) -> AsyncIterator[WorkerA
         # After an outage the renewals come first: everybody else may take what nobody renews through a lease.
         organs.loops.every(min(1.0, quarter), "renew", organs.renew, max_backoff=quarter)
         organs.loops.every(1.0, "progress", organs.claims.write_progress)
-        stack.callback(world.signals.listen(WATCHES, organs.watch.watched))
-        stack.callback(world.signals.listen(CANCELS, organs.on_cancels))
-        stack.callback(world.signals.listen(TYPES, lambda _: organs.lanes.hurry()))
+        _listen(stack, world, organs)
         control.start()
         stack.push_async_callback(control.stop)
         organs.breakers.start()
@@ -75,6 +73,12 @@ async def build(settings: WorkerSettings, world: World) -> AsyncIterator[WorkerA
         stack.push_async_callback(organs.drain, settings.shutdown_grace)
         stack.push_async_callback(front.health.drain)
         yield WorkerApp(front, organs, control)
+
+
+def _listen(stack: AsyncExitStack, world: World, organs: Organs) -> None:
+    stack.callback(world.signals.listen(WATCHES, organs.watch.watched))
+    stack.callback(world.signals.listen(CANCELS, organs.on_cancels))
+    stack.callback(world.signals.listen(TYPES, lambda _: organs.lanes.hurry()))
 
 
 def _checks(world: World, organs: Organs, control: Control) -> list[Check]:

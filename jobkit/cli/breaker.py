@@ -79,7 +79,9 @@ def reset(
     address: Control = None,
 ) -> None:
     """Close a breaker and forget its evidence."""
-    request = api.ResetBreakerRequest(breaker=breaker, reason=_reason(reason), actor=_actor(actor))
+    request = api.ResetBreakerRequest(
+        breaker=breaker, reason=reason_or_ask(reason), actor=actor_or_login(actor)
+    )
 
     async def work(stub: BreakerServiceAsyncStub, call: Caller) -> breaker_pb2.Breaker:
         return (await call(stub.ResetBreaker, request, repeatable=False)).breaker
@@ -99,7 +101,9 @@ def open_breaker(
 ) -> None:
     """Hold the jobs behind a breaker, until a time or until somebody closes it."""
     end = _until(until)
-    request = api.OpenBreakerRequest(breaker=breaker, reason=_reason(reason), actor=_actor(actor), until=end)
+    request = api.OpenBreakerRequest(
+        breaker=breaker, reason=reason_or_ask(reason), actor=actor_or_login(actor), until=end
+    )
 
     async def work(stub: BreakerServiceAsyncStub, call: Caller) -> breaker_pb2.Breaker:
         return (await call(stub.OpenBreaker, request, repeatable=False)).breaker
@@ -119,7 +123,9 @@ def close_breaker(
 ) -> None:
     """Let jobs flow whatever the evidence says, until a time or until somebody resets it."""
     end = _until(until)
-    request = api.CloseBreakerRequest(breaker=breaker, reason=_reason(reason), actor=_actor(actor), until=end)
+    request = api.CloseBreakerRequest(
+        breaker=breaker, reason=reason_or_ask(reason), actor=actor_or_login(actor), until=end
+    )
 
     async def work(stub: BreakerServiceAsyncStub, call: Caller) -> breaker_pb2.Breaker:
         return (await call(stub.CloseBreaker, request, repeatable=False)).breaker
@@ -135,7 +141,8 @@ def _run(ctx: typer.Context, address: str | None, work: Work, as_json: bool) -> 
     (print_json if as_json else print_breaker)(breaker)
 
 
-def _reason(given: str) -> str:
+def reason_or_ask(given: str) -> str:
+    """What was given, or what a person at the terminal answers. Raises BadParameter where there is none."""
     if given.strip():
         return given
     if not sys.stdin.isatty():
@@ -144,7 +151,7 @@ def _reason(given: str) -> str:
     return answer
 
 
-def _actor(given: str | None) -> str:
+def actor_or_login(given: str | None) -> str:
     """The login name, or nothing where the process has none: the server then records "anonymous"."""
     if given is not None:
         return given

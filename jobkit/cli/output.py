@@ -30,6 +30,11 @@ COLOURS = {
     "OPEN": "red",
     "CANCELLED": "dim",
     "DISCARDED": "dim",
+    "ACTIVE": "green",
+    "DRAINING": "yellow",
+    "DISCONNECTED": "red",
+    "ACKED": "green",
+    "NACKED": "red",
 }
 
 Cell = str | Text
