@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 from selfheal.control.v1.breaker_service_pb2_grpc import add_BreakerServiceServicer_to_server
+from selfheal.control.v1.control_stream_service_pb2_grpc import add_ControlStreamServiceServicer_to_server
 from selfheal.control.v1.job_type_service_pb2_grpc import add_JobTypeServiceServicer_to_server
 from selfheal.control.v1.quarantine_service_pb2_grpc import add_QuarantineServiceServicer_to_server
+from selfheal.control.v1.worker_service_pb2_grpc import add_WorkerServiceServicer_to_server
 
 from controlplane.accountant import Accountant
 from controlplane.breakers import BreakerDesk
@@ -27,8 +29,10 @@ from controlplane.reconcilers.retention import Retention
 from controlplane.servicer import BreakerServicer
 from controlplane.settings import ControlPlaneSettings
 from controlplane.shim import add_routes
+from controlplane.streams.streams import Streams
 from controlplane.type_servicer import JobTypeServicer
 from controlplane.types import TypeDesk
+from controlplane.worker_servicer import WorkerServicer
 from jobkit import __version__
 from jobkit.host.front import Front, Services
 from jobkit.host.process import Component
@@ -39,8 +43,10 @@ from jobkit.runtime.lifecycle import Loops
 from jobkit.runtime.publisher import BEAT_SECONDS, Publisher
 
 SERVICE = "selfheal.control.v1.BreakerService"
+STREAMS = "selfheal.control.v1.ControlStreamService"
 TYPE_SERVICE = "selfheal.control.v1.JobTypeService"
 QUARANTINE_SERVICE = "selfheal.control.v1.QuarantineService"
+WORKERS = "selfheal.control.v1.WorkerService"
 MAX_BODY = 64 * 1024
 RETENTION_SECONDS = 60.0
 REDRIVE_SECONDS, GROUP_SECONDS = 0.2, 10.0
@@ -51,6 +57,7 @@ class ControlPlaneApp:
     """A running control plane."""
 
     front: Front
+    streams: Streams
 
 
 @asynccontextmanager
@@ -59,7 +66,9 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
     async with AsyncExitStack() as stack:
         registry = CollectorRegistry()
         loops = Loops()
-        publisher = Publisher("controlplane", world.dispatcher, world.sessions, DatabaseClock(), new_id)
+        clock = DatabaseClock()
+        publisher = Publisher("controlplane", world.dispatcher, world.sessions, clock, new_id)
+        streams = Streams(world, settings.stream_heartbeat, clock, registry)
         desk = BreakerDesk(world)
         feed = Feed(world.history, world.signals)
         chronicle = Chronicle(world.history, feed, desk)
@@ -67,7 +76,7 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
             "controlPlane",
             settings.bind,
             (settings.grpc_port, settings.http_port),
-            _services(world, desk, chronicle),
+            _services(world, desk, chronicle, streams),
             world.checks(publisher),
             registry,
         )
@@ -89,19 +98,25 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
         loops.every(1.0, "keeper", Keeper(world).keep)
         loops.every(COUNT_SECONDS, "gauges", Gauges(world, registry).count)
         _tell(loops, feed, Accountant(world.sums, registry))
+        streams.start(loops)
         await front.start()
         stack.push_async_callback(front.stop)
         stack.push_async_callback(feed.close)
-        yield ControlPlaneApp(front)
+        # Not ready first, then the streams: workers must find another replica.
+        stack.push_async_callback(streams.stop)
+        stack.push_async_callback(front.health.drain)
+        yield ControlPlaneApp(front, streams)
 
 
-def _services(world: World, desk: BreakerDesk, chronicle: Chronicle) -> Services:
+def _services(world: World, desk: BreakerDesk, chronicle: Chronicle, streams: Streams) -> Services:
     breakers = BreakerServicer(desk, PolicyDesk(world), chronicle)
     quarantine = QuarantineServicer(QuarantineDesk(world))
     return [
         (add_BreakerServiceServicer_to_server, breakers, SERVICE),
         (add_JobTypeServiceServicer_to_server, JobTypeServicer(TypeDesk(world)), TYPE_SERVICE),
         (add_QuarantineServiceServicer_to_server, quarantine, QUARANTINE_SERVICE),
+        (add_WorkerServiceServicer_to_server, WorkerServicer(streams.desk), WORKERS),
+        (add_ControlStreamServiceServicer_to_server, streams.servicer, STREAMS),
     ]
 
 

@@ -19,6 +19,7 @@ class ControlPlaneSettings(Settings):
     job_lease: float = Field(15, alias="JOB_LEASE", ge=1, le=3600)
     overdue_interval: float = Field(0.5, alias="OVERDUE_INTERVAL", gt=0, le=60)
     retention_days: float = Field(7, alias="RETENTION_DAYS", gt=0, le=3650)
+    stream_heartbeat: float = Field(3, alias="STREAM_HEARTBEAT", ge=0.05, le=60)
     lost_after: float = Field(60, alias="LOST_AFTER", ge=1, le=86400)
 
     @property

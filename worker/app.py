@@ -17,7 +17,9 @@ from jobkit.host.world import World
 from jobkit.rpc.probes import add_metrics
 from jobkit.runtime.health import Check
 from jobkit.runtime.publisher import BEAT_SECONDS
+from worker.control import Control
 from worker.handlers.webhook import Webhook, WebhookSettings
+from worker.member import Member
 from worker.organs import Organs, handlers_of
 from worker.settings import WorkerSettings
 
@@ -28,6 +30,7 @@ class WorkerApp:
 
     front: Front
     organs: Organs
+    control: Control
 
 
 @asynccontextmanager
@@ -42,7 +45,12 @@ async def build(settings: WorkerSettings, world: World) -> AsyncIterator[WorkerA
         metrics = CollectorRegistry()
         organs = Organs(settings, world, handlers, metrics)
         ports = (settings.grpc_port, settings.http_port)
-        front = Front("worker", settings.bind, ports, [], _checks(world, organs), metrics)
+
+        async def not_ready() -> None:
+            await front.health.drain()
+
+        control = Member(organs, settings, not_ready).control()
+        front = Front("worker", settings.bind, ports, [], _checks(world, organs, control), metrics)
         add_metrics(front.app, metrics)
         add_queue_routes(front.app, Queues(world, organs.publisher))
 
@@ -57,10 +65,9 @@ async def build(settings: WorkerSettings, world: World) -> AsyncIterator[WorkerA
         # After an outage the renewals come first: everybody else may take what nobody renews through a lease.
         organs.loops.every(min(1.0, quarter), "renew", organs.renew, max_backoff=quarter)
         organs.loops.every(1.0, "progress", organs.claims.write_progress)
-        stack.callback(world.signals.listen(WATCHES, organs.watch.watched))
-        stack.callback(world.signals.listen(CANCELS, organs.on_cancels))
-        stack.callback(world.signals.listen(TYPES, lambda _: organs.lanes.hurry()))
-        stack.callback(world.signals.listen(POLICIES, lambda _: organs.policies.hurry()))
+        _listen(stack, world, organs)
+        control.start()
+        stack.push_async_callback(control.stop)
         organs.breakers.start()
         stack.push_async_callback(organs.breakers.stop)
         organs.policies.start()
@@ -72,7 +79,7 @@ async def build(settings: WorkerSettings, world: World) -> AsyncIterator[WorkerA
         organs.lanes.start()
         stack.push_async_callback(organs.drain, settings.shutdown_grace)
         stack.push_async_callback(front.health.drain)
-        yield WorkerApp(front, organs)
+        yield WorkerApp(front, organs, control)
 
 
 def _webhook(settings: WorkerSettings) -> Webhook:
@@ -86,7 +93,14 @@ def _webhook(settings: WorkerSettings) -> Webhook:
     )
 
 
-def _checks(world: World, organs: Organs) -> list[Check]:
+def _listen(stack: AsyncExitStack, world: World, organs: Organs) -> None:
+    stack.callback(world.signals.listen(WATCHES, organs.watch.watched))
+    stack.callback(world.signals.listen(CANCELS, organs.on_cancels))
+    stack.callback(world.signals.listen(TYPES, lambda _: organs.lanes.hurry()))
+    stack.callback(world.signals.listen(POLICIES, lambda _: organs.policies.hurry()))
+
+
+def _checks(world: World, organs: Organs, control: Control) -> list[Check]:
     async def breakers() -> None:
         await world.check_breakers()
         if organs.fallback.alone:
@@ -102,6 +116,7 @@ def _checks(world: World, organs: Organs) -> list[Check]:
         world.database_check(organs.publisher),
         Check("rabbitmq", consumers, required=True),
         Check("redis", breakers, required=False),
+        Check("controlPlane", control.check, required=False),
     ]
 
 

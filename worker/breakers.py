@@ -47,6 +47,7 @@ REPORT_SIZE = 500
 Changed = Callable[[str, BreakerRecord], None]
 Needs = Callable[[str], Sequence[str]]
 """The dependencies that a job type's handler declares."""
+Moved = Callable[[BreakerRecord], None]
 
 
 def draw() -> float:
@@ -85,6 +86,8 @@ class Breakers:
         self._version: tuple[bool, int] | None = None
         self._offset = 0.0
         self._loops = Loops()
+        # Told of each move that this worker made, in order.
+        self.on_moved: Moved = lambda record: None
 
     def start(self) -> None:
         self._loops.spawn("breaker-push", self._follow)
@@ -240,6 +243,7 @@ class Breakers:
             why = after.transitions[-1].reason or after.transitions[-1].cause.value.lower()
             _log.warning("breaker %s: %s -> %s (%s)", after.name, before.state, after.state, why)
             self._unrecorded[after.name] = after
+            self.on_moved(after)
         self._learn(after)
         return True
 
@@ -308,6 +312,19 @@ class Breakers:
         self._changed(breaker.name, breaker.record)
 
     # -- what others did
+
+    async def now(self) -> int:
+        """The store's milliseconds."""
+        return await self.store.now()
+
+    async def hear(self, told: Iterable[BreakerRecord]) -> None:
+        """The control plane says how breakers stand. Where it knows of later moves than we do, look; where the store
+        cannot be asked, believe it. It never makes anything older."""
+        news = [r for r in told if r.name in self._breakers and r.generation > self.of(r.name).generation]
+        await self.refresh(record.name for record in news)
+        for record in news if self._fallback.alone else ():
+            if await self.store.swap(record.name, self.of(record.name).generation, record):
+                self._learn(record)
 
     async def _read(self, names: Sequence[str]) -> dict[str, BreakerRecord]:
         """A record for each. A store that was wiped is reminded, by what we know or else by the ledger: a held type

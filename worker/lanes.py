@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 
 from jobkit.domain.breaker import BreakerRecord
@@ -48,8 +48,15 @@ class Lanes:
         self._loops.every(LEARN_SECONDS, "lanes-learn", self.learn)
 
     @property
+    def draining(self) -> bool:
+        """Whether no more work is taken."""
+        return self._draining
+
+    @property
     def serves(self) -> list[str]:
-        """What to tell the fleet: job types, and "*" for all."""
+        """What to tell the fleet: job types, and "*" for all; nothing once it drains."""
+        if self._draining:
+            return []
         return [*self._registry.job_types, *(["*"] if self._registry.fallback else [])]
 
     @property
@@ -94,6 +101,11 @@ class Lanes:
             needs = {name: self._registry.needs(name) for name in self._registry.job_types}
             await self._catalog.need({name: needed for name, needed in needs.items() if needed})
             self._needs_told_at = now
+
+    def expect(self, names: Iterable[str]) -> None:
+        """These types exist: look now, if one is ours that has no lane yet."""
+        if any(name not in self._lanes and self._registry.find(name) is not None for name in names):
+            self.hurry()
 
     def hurry(self) -> None:
         """A type may be new: look now."""

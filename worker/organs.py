@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from worker.claimer import Claimer
 from worker.claims import Claims
 from worker.executor import Executor, Limits
 from worker.fallback import FallbackStore
+from worker.figures import Figures
 from worker.handlers.email import SmtpSettings, email_handler
 from worker.handlers.simulator import SimulatorSettings, simulator
 from worker.handlers.webhook import Webhook
@@ -43,6 +45,8 @@ from worker.slots import Slots
 from worker.suspects import Suspects
 from worker.watch import Watch
 
+_log = logging.getLogger(__name__)
+
 # A probe that neither answers nor dies may hold its permit for an attempt and this much more.
 PERMIT_SLACK = timedelta(seconds=10)
 
@@ -54,13 +58,16 @@ class Organs:
         self, settings: WorkerSettings, world: World, handlers: Registry, metrics: CollectorRegistry
     ) -> None:
         self._world = world
+        self.instance_id = new_id().hex
         self.worker_id = settings.name or f"{socket.gethostname()}-{os.getpid()}-{new_id().hex[-6:]}"
         lease = self._lease = timedelta(seconds=settings.job_lease)
         timeout = timedelta(seconds=settings.attempt_timeout)
         self.loops = Loops()
         self.publisher = Publisher("worker", world.dispatcher, world.sessions, DatabaseClock(), new_id)
         self.claims = Claims(world.work, lease, self._interrupt)
-        self.watch = Watch(metrics, world.tracing, self._tell_ended)
+        self.slots = Slots(settings.concurrency, settings.max_concurrency)
+        self.figures = Figures(self.slots)
+        self.watch = Watch(metrics, world.tracing, self._tell_ended, self.figures.ended)
         limits = Limits(concurrency=settings.concurrency, attempt_timeout=timeout)
         self.executor = Executor(handlers, limits, progress=self.claims.note_progress, freed=self._wake)
         self.fallback = FallbackStore(world.breakers, MemoryBreakerStore, self.worker_id)
@@ -72,7 +79,6 @@ class Organs:
         self.budgets = Budgets(world.limits, MemoryLimitStore())
         self.claimer = Claimer(world.work, self.worker_id, lease, new_id)
         runner = self._runner(settings, handlers)
-        self.slots = Slots(settings.concurrency, settings.max_concurrency)
         parts = LaneParts(
             world.dispatcher,
             self.breakers,
@@ -150,6 +156,12 @@ class Organs:
             await self._world.presence.leave(self.worker_id)
         except Unavailable:
             return  # its beats stop, which says the same a little later
+
+    async def retire(self, actor: str, reason: str) -> None:
+        """Take no more work, as `drain` does; but what runs goes on to its end, and the process stays."""
+        _log.warning("draining, by %s (%s): no more work is taken", actor, reason)
+        await self.lanes.drain()
+        self.loops.once("retired", self.lanes.finish)
 
     async def drain(self, grace: float) -> None:
         """No new work, then `grace` seconds for what runs; what is left goes back unburned."""

@@ -22,6 +22,7 @@ Names = Annotated[
         )
     ),
 ]
+Target = Annotated[str, Field(pattern=r"^[^\s/]+:\d{1,5}$", max_length=255)]
 
 
 class WorkerSettings(Settings):
@@ -29,6 +30,7 @@ class WorkerSettings(Settings):
 
     grpc_port: Port = Field(50053, alias="WORKER_GRPC_PORT")
     http_port: Port = Field(3001, alias="WORKER_HTTP_PORT")
+    controlplane_addr: Target = Field("127.0.0.1:50052", alias="CONTROLPLANE_ADDR")
     name: str = Field("", alias="WORKER_NAME", max_length=64)
     handlers: Names = Field((), alias="WORKER_HANDLERS")
     concurrency: Count = Field(16, alias="WORKER_CONCURRENCY")

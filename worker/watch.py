@@ -21,16 +21,19 @@ WATCH_SECONDS = 60.0
 
 
 class Watch:
-    """Observes attempts and settles. `tell_ended` gets the ids of ended jobs that somebody waits for."""
+    """Observes attempts and settles. `tell_ended` gets the ids of ended jobs that somebody waits for,
+    `ended` each attempt's type and outcome."""
 
     def __init__(
         self,
         registry: CollectorRegistry,
         tracing: Tracing,
         tell_ended: Callable[[Sequence[UUID]], None],
+        ended: Callable[[str, str], None] = lambda job_type, outcome: None,
     ) -> None:
         self._tracing = tracing
         self._tell_ended = tell_ended
+        self._attempt_ended = ended
         self._ended: list[UUID] = []
         self._watched: dict[UUID, float] = {}
         self._finished = Counter(
@@ -82,6 +85,7 @@ class Watch:
             if told:
                 outcome, code = _labels(told[0])
                 self._attempts.labels(job.job_type, outcome, code).inc()
+                self._attempt_ended(job.job_type, outcome)
 
     def settled(self, job: ClaimedJob, outcome: Outcome, decision: Decision) -> None:
         """The decision stands in the database."""

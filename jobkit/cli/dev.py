@@ -17,6 +17,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import IO, Any
 
+from jobkit.cli.targets import DEFAULT_CONTROL
 from jobkit.host.process import Component, refuse, run_until_stopped
 from jobkit.host.world import World
 from jobkit.runtime import logs
@@ -76,7 +77,17 @@ def dev_environ(environ: Mapping[str, str], data: str, handlers: list[str]) -> d
         values["WORKER_HANDLERS"] = ",".join([*handlers, *filter(None, [values.get("WORKER_HANDLERS")])])
     if not values.get("WORKER_HANDLERS"):
         values.setdefault("SIMULATE", "1")
+    if not values.get("CONTROLPLANE_ADDR"):
+        values["CONTROLPLANE_ADDR"] = _own_address(values)
     return values
+
+
+def _own_address(values: Mapping[str, str]) -> str:
+    """Where this process's own control plane listens, for its own worker."""
+    bind = values.get("BIND") or "127.0.0.1"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bind, bind)  # noqa: S104 - read, not bound
+    port = values.get("CONTROLPLANE_GRPC_PORT") or DEFAULT_CONTROL.rpartition(":")[2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _parts() -> list[Component[Any]]:

@@ -32,6 +32,11 @@ COLOURS = {
     "DISCARDED": "dim",
     "DONE": "green",
     "STOPPED": "red",
+    "ACTIVE": "green",
+    "DRAINING": "yellow",
+    "DISCONNECTED": "red",
+    "ACKED": "green",
+    "NACKED": "red",
 }
 
 Cell = str | Text

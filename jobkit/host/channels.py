@@ -14,4 +14,8 @@ CANCELS = "cancels"
 TYPES = "types"
 # control plane -> workers: breaker policies changed; how, is in the database.
 POLICIES = "policies"
+# anybody -> control planes: something that is pushed to workers has changed; what, is in the database.
+REVISIONS = "revisions"
+# control planes -> control planes: there is a command to a worker, or an answer to one; which, is in the database.
+COMMANDS = "commands"
 NEWS = UUID(int=0)

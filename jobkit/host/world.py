@@ -11,13 +11,16 @@ import uuid_utils.compat as ids
 
 from jobkit.adapters.embedded.breakers import MemoryBreakerStore
 from jobkit.adapters.embedded.dispatcher import EmbeddedDispatcher
+from jobkit.adapters.embedded.fleet import MemoryFleetViews
 from jobkit.adapters.embedded.limits import MemoryLimitStore
 from jobkit.adapters.embedded.signals import EmbeddedSignals
 from jobkit.adapters.rabbitmq.dispatcher import RabbitDispatcher
 from jobkit.adapters.redis.breakers import RedisBreakerStore
+from jobkit.adapters.redis.fleet import RedisFleetViews
 from jobkit.adapters.redis.limits import RedisLimitStore
 from jobkit.adapters.redis.signals import RedisSignals
 from jobkit.adapters.sql import schema
+from jobkit.adapters.sql.commands import SqlCommands
 from jobkit.adapters.sql.engine import Database
 from jobkit.adapters.sql.history import SqlHistory
 from jobkit.adapters.sql.incidents import SqlSums
@@ -30,12 +33,13 @@ from jobkit.adapters.sql.reader import SqlReader
 from jobkit.adapters.sql.recovery import SqlRecovery
 from jobkit.adapters.sql.redrives import SqlRedrives
 from jobkit.adapters.sql.retention import SqlRetention
+from jobkit.adapters.sql.revisions import SqlRevisions
 from jobkit.adapters.sql.steering import SqlSteering
 from jobkit.adapters.sql.typesteering import SqlTypeSteering
 from jobkit.adapters.sql.work import SqlWork
 from jobkit.domain.errors import SchemaMismatch, Unavailable
 from jobkit.host.ledger import TellingLedger
-from jobkit.ports import BreakerStore, Dispatcher, LimitStore, Signals
+from jobkit.ports import BreakerStore, Dispatcher, FleetViews, LimitStore, Signals
 from jobkit.runtime.health import Check
 from jobkit.runtime.publisher import Publisher
 from jobkit.runtime.settings import Settings
@@ -70,19 +74,24 @@ class World:
         self.retention = SqlRetention(self.database)
         self.quarantine = SqlQuarantine(self.database)
         self.redrives = SqlRedrives(self.database)
+        self.revisions = SqlRevisions(self.database)
+        self.commands = SqlCommands(self.database)
         self.dispatcher: Dispatcher = (
             RabbitDispatcher(settings.rabbitmq_url) if settings.rabbitmq_url else EmbeddedDispatcher()
         )
         self.breakers: BreakerStore
         self.limits: LimitStore
         self.signals: Signals
+        self.fleet: FleetViews
         if settings.redis_url:
             self.breakers = RedisBreakerStore(settings.redis_url, settings.namespace)
             self.limits = RedisLimitStore(settings.redis_url, settings.namespace)
             self.signals = RedisSignals(settings.redis_url, settings.namespace)
+            self.fleet = RedisFleetViews(settings.redis_url, settings.namespace)
         else:
             self.breakers, self.signals = MemoryBreakerStore(), EmbeddedSignals()
             self.limits = MemoryLimitStore()
+            self.fleet = MemoryFleetViews()
         self.ledger = TellingLedger(SqlLedger(self.database), self.signals)
         self.embedded_breakers = settings.redis_url is None
         self.tracing = Tracing(provider(component, environ))
@@ -143,6 +152,7 @@ class World:
         """In order: what was published last is confirmed before its connection goes. Safe to repeat."""
         await self.signals.close()
         await self.limits.close()
+        await self.fleet.close()
         await self.breakers.close()
         await self.dispatcher.close()
         await self.database.close()

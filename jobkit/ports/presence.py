@@ -90,6 +90,15 @@ class Sessions(Protocol):
         """A clean good-bye."""
 
 
+@dataclass(frozen=True, slots=True)
+class LiveWorker:
+    """A worker by its sign of life: what it serves ("*" for all), and when it last beat (database ms)."""
+
+    worker_id: str
+    serves: tuple[str, ...]
+    beat_at: int
+
+
 class Presence(Protocol):
     """Which workers live, what they serve and how far they are."""
 
@@ -105,3 +114,6 @@ class Presence(Protocol):
 
     async def served_types(self, within: timedelta) -> set[str]:
         """Types that a worker serves which beat `within`; "*" when one serves every type."""
+
+    async def live(self, within: timedelta) -> list[LiveWorker]:
+        """Workers that beat `within`, by name."""

@@ -18,7 +18,7 @@ from tests.bench.meter import servers
 from tests.bench.stand import Sizes, Stand
 
 HERE = Path(__file__).parent
-ORDER = ("test_submit", "test_drain", "test_latency", "test_dev")
+ORDER = ("test_submit", "test_drain", "test_latency", "test_stream", "test_dev")
 REPORT = pytest.StashKey[Report]()
 
 

@@ -47,6 +47,7 @@ class Report:
         self._rates: dict[str, Row] = {}
         self._latencies: dict[str, Row] = {}
         self._memory: dict[str, float] = {}
+        self._notes: list[str] = []
 
     @property
     def empty(self) -> bool:
@@ -64,6 +65,10 @@ class Report:
         row.latencies.append(span.latencies)
         if used:
             self._account(row, span, used)
+
+    def note(self, sentence: str) -> None:
+        """A figure that is neither a rate nor a latency."""
+        self._notes.append(sentence)
 
     def memory(self, peaks: Mapping[str, float]) -> None:
         """Peak MiB by part; the highest that was ever told stays."""
@@ -84,6 +89,7 @@ class Report:
             self._latency_table(),
             self._cpu_table(),
             self._memory_line(),
+            *self._notes,
         ]
         return "\n\n".join(part for part in parts if part) + "\n"
 

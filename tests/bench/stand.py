@@ -72,6 +72,11 @@ class Stand:
         self._note_memory()
         self._stack.__exit__(*raised)
 
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """What every process is started with."""
+        return self._environ
+
     def migrate(self) -> None:
         migration = Measured(["migrate"], self._environ, self.directory).start()
         assert migration.await_end() == 0, migration.log

@@ -144,6 +144,8 @@ QUICK = {
     "MAX_RETRY_DELAY_MS": "250",
     "SHUTDOWN_GRACE": "2",
     "OVERDUE_INTERVAL": "0.1",
+    "STREAM_HEARTBEAT": "0.5",
+    "CONTROLPLANE_ADDR": "127.0.0.1:1",  # nobody, until there is a control plane
 }
 
 
@@ -158,6 +160,7 @@ class Stage:
         self._stacks: dict[int, AsyncExitStack] = {}
         self._outer = AsyncExitStack()
         self._api: JobApiApp | None = None
+        self._control: dict[str, str] = {}
 
     async def __aenter__(self) -> Self:
         base = self._settings(Settings, {})
@@ -183,7 +186,11 @@ class Stage:
         return self._api
 
     async def controlplane(self, **environ: str) -> ControlPlaneApp:
-        return await self._enter("controlplane", controlplane.app.build, ControlPlaneSettings, environ)
+        app: ControlPlaneApp = await self._enter(
+            "controlplane", controlplane.app.build, ControlPlaneSettings, environ
+        )
+        self._control = {"CONTROLPLANE_ADDR": app.front.rpc.address}
+        return app
 
     async def worker(self, *trades: Any, **environ: str) -> WorkerApp:
         """A worker with these handlers; it serves them once this returns."""
@@ -193,7 +200,9 @@ class Stage:
                 setattr(module, f"handler_{number}", trade)
             sys.modules[module.__name__] = module
             environ["WORKER_HANDLERS"] = module.__name__
-        app: WorkerApp = await self._enter("worker", worker.app.build, WorkerSettings, environ)
+        app: WorkerApp = await self._enter(
+            "worker", worker.app.build, WorkerSettings, {**self._control, **environ}
+        )
         await app.organs.lanes.learn()
         return app
 

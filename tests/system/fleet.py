@@ -38,7 +38,7 @@ BRISK = {
 }
 # What the shell that runs the tests may have set, and what must not reach a started process.
 _OURS = re.compile(
-    "(SELFHEAL|JOBAPI|WORKER|CONTROLPLANE|FAILURE|MAX|RETRY|SIMULATE|SMTP|WEBHOOK|OTEL)_.*|SIMULATE|PORT|BIND"
+    "(SELFHEAL|JOBAPI|WORKER|CONTROLPLANE|STREAM|FAILURE|MAX|RETRY|SIMULATE|SMTP|WEBHOOK|OTEL)_.*|SIMULATE|PORT|BIND"
     "|(DATABASE|RABBITMQ|REDIS)_URL|LOG_(LEVEL|FORMAT)|JOB_LEASE|COOLDOWN_PERIOD|ALLOW_INSECURE"
 )
 
@@ -71,7 +71,8 @@ class Ports:
 
     @property
     def environ(self) -> dict[str, str]:
-        return {f"{name}_PORT": str(port) for name, port in self.numbers.items()}
+        ports = {f"{name}_PORT": str(port) for name, port in self.numbers.items()}
+        return {**ports, "CONTROLPLANE_ADDR": self.grpc("controlplane")}
 
     def http(self, component: str) -> str:
         """The root of a component's HTTP address, without a slash."""
@@ -209,7 +210,8 @@ class Fleet:
 
     def spawn(self, *arguments: str, ports: Ports | None = None, **environ: str) -> Program:
         """One process of this fleet, not waited for; stopped with the fleet."""
-        values = {**self.environ, **(ports or self.ports).environ, **environ}
+        control = {"CONTROLPLANE_ADDR": self.ports.grpc("controlplane")}
+        values = {**self.environ, **(ports or self.ports).environ, **control, **environ}
         program = Program(arguments, values, self.directory).start()
         self.programs.append(program)
         return program

@@ -69,3 +69,13 @@ def changes(namespace: str) -> str:
 def signal(namespace: str, channel: str) -> str:
     """The pub/sub channel of a signal."""
     return f"{namespace}:signal:{channel}"
+
+
+def fleet(namespace: str) -> str:
+    """The names of the control plane's replicas that show a view of the fleet: a sorted set by when it is gone."""
+    return f"{namespace}:fleet"
+
+
+def fleet_view(namespace: str, replica: str) -> str:
+    """One replica's view of the fleet, with a TTL."""
+    return f"{namespace}:fleet:{replica}"

@@ -11,12 +11,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from jobkit.adapters.sql.counting import PURGED, read_all
 from jobkit.adapters.sql.engine import Database
 from jobkit.adapters.sql.entries import entry_of, incident_of
-from jobkit.adapters.sql.holds import LEDGER, revision_now
+from jobkit.adapters.sql.holds import revision_now
 from jobkit.adapters.sql.ledger import records_now
 from jobkit.adapters.sql.tables import breaker_transitions, incidents
 from jobkit.domain.breaker import BreakerRecord
 from jobkit.domain.errors import OutOfRange
 from jobkit.domain.ledger import Entry, Incident, Stretch
+from jobkit.ports.revisions import LEDGER
 
 _moves = breaker_transitions.c
 

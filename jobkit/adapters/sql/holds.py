@@ -16,8 +16,8 @@ from jobkit.adapters.sql.terms import any_text, each_text
 from jobkit.domain.attribution import breakers_of
 from jobkit.domain.breaker import BreakerState
 from jobkit.domain.job import QuarantineReason
+from jobkit.ports.revisions import LEDGER
 
-LEDGER = "ledger"
 _moves = breaker_transitions.c
 
 _mark = (

@@ -11,12 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from jobkit.adapters.sql.counting import TALLIED, raise_to, read_all, take
 from jobkit.adapters.sql.engine import Database
-from jobkit.adapters.sql.holds import LEDGER
 from jobkit.adapters.sql.tables import WAITING, breaker_transitions, incidents, jobs
 from jobkit.adapters.sql.terms import db_now, db_start, earlier_of
 from jobkit.domain.breaker import BreakerState, Transition
 from jobkit.domain.ledger import Entry, Tally, run_times
 from jobkit.domain.retry import RetryPolicy
+from jobkit.ports.revisions import LEDGER
 
 # Jobs looked at when an incident closes, within the transaction that closes it. While it lasts all are looked at, by
 # the control plane and in nobody's way; this look is for incidents too short for that.

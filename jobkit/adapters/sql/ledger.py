@@ -12,12 +12,13 @@ from jobkit.adapters.sql import incidents
 from jobkit.adapters.sql.counting import take
 from jobkit.adapters.sql.engine import Database
 from jobkit.adapters.sql.entries import entry_of, rebuilt, row_of
-from jobkit.adapters.sql.holds import LEDGER, revision_now
+from jobkit.adapters.sql.holds import revision_now
 from jobkit.adapters.sql.policies import policies_now
 from jobkit.adapters.sql.standing import apply_standing
 from jobkit.adapters.sql.tables import breaker_transitions
 from jobkit.adapters.sql.terms import each_text
 from jobkit.domain.breaker import TRANSITIONS_KEPT, BreakerRecord, Transition
+from jobkit.ports.revisions import LEDGER
 
 _moves = breaker_transitions.c
 

@@ -14,10 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from jobkit.adapters.sql.engine import Database, upsert
 from jobkit.adapters.sql.policies import policies_now
+from jobkit.adapters.sql.revisions import bump
 from jobkit.adapters.sql.standing import needs_now, rehold
 from jobkit.adapters.sql.tables import (
     claim_fronts,
-    counters,
     job_types,
     jobs,
     publishers,
@@ -28,7 +28,8 @@ from jobkit.adapters.sql.terms import any_text, any_uuid, db_now, db_start
 from jobkit.adapters.sql.typesteering import TYPE_COLUMNS, type_of
 from jobkit.domain.attribution import breaker_of
 from jobkit.domain.job import JobState
-from jobkit.ports import TypeInfo
+from jobkit.ports import LiveWorker, TypeInfo
+from jobkit.ports.revisions import JOB_TYPES
 
 # A dependency that handlers of its type no longer announce, though they announce others: in ms.
 DISOWNED_MS = 600_000
@@ -145,6 +146,16 @@ class SqlPresence:
 
         return await self._database.read(work)
 
+    async def live(self, within: timedelta) -> list[LiveWorker]:
+        statement = sa.select(workers).where(workers.c.beat_at >= db_start() - millis_of(within))
+
+        async def work(connection: AsyncConnection) -> list[LiveWorker]:
+            found = await connection.execute(statement)
+            return [LiveWorker(row.worker_id, tuple(orjson.loads(row.serves)), row.beat_at) for row in found]
+
+        # Not by the database: its order of names is its own.
+        return sorted(await self._database.read(work), key=lambda worker: worker.worker_id)
+
 
 def _fronts(
     connection: AsyncConnection, worker_id: str, fronts: Mapping[str, int]
@@ -162,14 +173,6 @@ def _fronts(
     return statement, [{"b_type": t, "b_due": due} for t, due in sorted(fronts.items())]
 
 
-async def _take_turn(connection: AsyncConnection) -> None:
-    """Lock one row until the transaction ends: advisory locks exist on PostgreSQL only."""
-    insert: Any = upsert(connection)(counters).values(name="job_types", value=0)
-    await connection.execute(
-        insert.on_conflict_do_update(index_elements=[counters.c.name], set_={"value": counters.c.value + 1})
-    )
-
-
 class SqlTypes:
     """The `TypeCatalog` port."""
 
@@ -183,7 +186,7 @@ class SqlTypes:
             known = set((await connection.execute(sa.select(job_types.c.job_type))).scalars())
             if any(name not in known for name in wanted):
                 # Counting and inserting is one step, else two callers both take the last place.
-                await _take_turn(connection)
+                await bump(connection, JOB_TYPES)
                 known = set((await connection.execute(sa.select(job_types.c.job_type))).scalars())
             unseen = [name for name in wanted if name not in known]
             room = max(limit - len(known), 0)

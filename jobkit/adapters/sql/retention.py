@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from jobkit.adapters.sql.counting import PURGED, raise_to
 from jobkit.adapters.sql.engine import Database
+from jobkit.adapters.sql.revisions import bump
 from jobkit.adapters.sql.rows import PAUSED, lowest_id
 from jobkit.adapters.sql.standing import FORGOTTEN_MS
 from jobkit.adapters.sql.tables import (
@@ -31,6 +32,7 @@ from jobkit.adapters.sql.tables import (
 from jobkit.adapters.sql.terms import any_uuid, db_now
 from jobkit.domain.job import JobState
 from jobkit.ports import Ages, PurgeStep, RecordStep
+from jobkit.ports.revisions import JOB_TYPES
 
 NEWEST_KEPT = 16  # transitions a breaker keeps whatever their age: it is rebuilt from them
 
@@ -72,6 +74,8 @@ class SqlRetention:
             gone = await connection.execute(
                 sa.delete(job_types).where(job_types.c.job_type == job_type, unused)
             )
+            if gone.rowcount:
+                await bump(connection, JOB_TYPES)
             return gone.rowcount > 0
 
         return await self._database.write(work)

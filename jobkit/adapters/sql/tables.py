@@ -221,6 +221,25 @@ workers = sa.Table(
     sa.Column("serves", sa.LargeBinary, nullable=False),
 )
 
+# What single workers were told to do, and what became of it.
+worker_commands = sa.Table(
+    "worker_commands",
+    metadata,
+    sa.Column("command_id", sa.Uuid, primary_key=True),
+    sa.Column("worker_id", sa.String(128), nullable=False),
+    sa.Column("instance_id", sa.String(64), nullable=False),
+    sa.Column("action", sa.String(16), nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("asked_at", Millis, nullable=False),
+    sa.Column("answered_at", Millis),
+    sa.Column("code", sa.Integer, nullable=False),
+    sa.Column("error", sa.Text, nullable=False),
+    sa.Index("worker_commands_worker_idx", "worker_id", "asked_at"),
+    sa.Index("worker_commands_asked_idx", "asked_at"),
+    sa.Index("worker_commands_open_idx", "answered_at", "asked_at"),
+)
+
 # Every breaker transition, in commit order.
 breaker_transitions = sa.Table(
     "breaker_transitions",

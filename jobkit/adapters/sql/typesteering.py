@@ -8,11 +8,13 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from jobkit.adapters.sql.engine import Database, upsert
+from jobkit.adapters.sql.revisions import bump
 from jobkit.adapters.sql.rows import HOLD_COLUMNS, clean
 from jobkit.adapters.sql.tables import counters, job_types, type_changes
 from jobkit.adapters.sql.terms import db_now
 from jobkit.domain.errors import FieldViolation, InvalidJob, NotFound
 from jobkit.ports import Pause, TypeInfo
+from jobkit.ports.revisions import JOB_TYPES
 
 REVISIONS = "types"
 TYPE_COLUMNS = (
@@ -116,6 +118,7 @@ async def _change(
             slot_limit=slots,
         )
     )
+    await bump(connection, JOB_TYPES)
     update = sa.update(job_types).where(job_types.c.job_type == info.job_type)
     await connection.execute(update.values(revision=revision, **values))
     changed, _ = await _lock(connection, info.job_type)

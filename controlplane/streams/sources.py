@@ -1,0 +1,37 @@
+"""The kinds of resources that this release pushes. A further kind is one more `Source` in `sources_of`, whose
+messages a worker knows how to apply."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from google.protobuf.message import Message
+from selfheal.control.v1 import control_stream_pb2 as wire
+
+from controlplane.streams.pusher import Source
+from jobkit.domain.errors import Unavailable
+from jobkit.host.world import World
+from jobkit.ports.revisions import JOB_TYPES, LEDGER
+from jobkit.rpc.breakers import snapshot_to_wire
+
+
+def sources_of(world: World) -> list[Source]:
+    """By name: breakers as the ledger has them, and the catalog of job types."""
+
+    async def breakers() -> Sequence[Message]:
+        told = await world.ledger.latest()
+        now = await _store_now(world)
+        return [snapshot_to_wire(record, now) for _, record in sorted(told.items())]
+
+    async def job_types() -> Sequence[Message]:
+        return [wire.JobTypeSnapshot(job_type=name) for name in sorted(await world.types.all())]
+
+    return [Source("breakers", LEDGER, breakers), Source("job_types", JOB_TYPES, job_types)]
+
+
+async def _store_now(world: World) -> int:
+    """The breaker store's time; the database's where it is away, which is when workers need the push most."""
+    try:
+        return await world.breakers.now()
+    except Unavailable:
+        return await world.database.now()
