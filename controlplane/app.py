@@ -92,11 +92,7 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
             await overdue.begin_refill(loops)
         _reconcile(loops, settings, overdue, Intake(world))
         _redrive(loops, Redriving(world, publisher, registry))
-        retention = Retention(world, settings.ages)
-        loops.every(RETENTION_SECONDS, "retention", retention.purge)
-        loops.every(RETENTION_SECONDS, "idle-types", retention.drop_idle_types)
-        loops.every(1.0, "keeper", Keeper(world).keep)
-        loops.every(COUNT_SECONDS, "gauges", Gauges(world, registry).count)
+        _keep_house(loops, Retention(world, settings.ages), Keeper(world), Gauges(world, registry))
         _tell(loops, feed, Accountant(world.sums, registry))
         streams.start(loops)
         await front.start()
@@ -118,6 +114,13 @@ def _services(world: World, desk: BreakerDesk, chronicle: Chronicle, streams: St
         (add_WorkerServiceServicer_to_server, WorkerServicer(streams.desk), WORKERS),
         (add_ControlStreamServiceServicer_to_server, streams.servicer, STREAMS),
     ]
+
+
+def _keep_house(loops: Loops, retention: Retention, keeper: Keeper, gauges: Gauges) -> None:
+    loops.every(RETENTION_SECONDS, "retention", retention.purge)
+    loops.every(RETENTION_SECONDS, "idle-types", retention.drop_idle_types)
+    loops.every(1.0, "keeper", keeper.keep)
+    loops.every(COUNT_SECONDS, "gauges", gauges.count)
 
 
 def _redrive(loops: Loops, redriving: Redriving) -> None:

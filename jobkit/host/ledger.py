@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from jobkit.domain.breaker import BreakerRecord
+from jobkit.host.channels import NEWS, REVISIONS
 from jobkit.ports import Ledger, Signals
 
 CHANNEL = "ledger"
@@ -21,6 +22,7 @@ class TellingLedger:
     async def record(self, record: BreakerRecord) -> int:
         revision = await self._ledger.record(record)
         await self._signals.send(CHANNEL, [UUID(int=revision)])
+        await self._signals.send(REVISIONS, [NEWS])
         return revision
 
     async def heads(self, names: Sequence[str]) -> dict[str, int]:

@@ -25,15 +25,14 @@ import sqlalchemy as sa
 from jobkit.adapters.sql import schema
 from jobkit.adapters.sql.engine import Database
 from jobkit.adapters.sql.retention import SqlRetention
-from jobkit.domain.breaker import BreakerRecord, BreakerState, Cause, Transition
-from jobkit.domain.errors import NotFound, OutOfRange, Precondition
+from jobkit.domain.errors import NotFound, OutOfRange
 from jobkit.domain.failure import group_name
 from jobkit.domain.filter import JobFilter, PageToken, parse_filter
 from jobkit.domain.job import JobError, QuarantineReason
-from jobkit.domain.redrive import NewRedrive
 from jobkit.domain.retry import Complete, Decision, Isolate, Retry
 from jobkit.ports import Ages, GroupToken, Held, Lease, Settlement
 from tests.contract.store_contract import LEASE, SESSION, Store, new_id
+from tests.integration.plan_work import record, redriving
 
 JOBS = 50_000
 ENTRIES = 20_000  # in the ledger, and incidents
@@ -188,36 +187,6 @@ QUARANTINED = (job(100 * n + 6) for n in count(12))
 SOME = [job(n) for n in range(1, 200)]
 TYPES = [f"type{n}" for n in range(40)]
 LONG_AGO = Ages(finished_ms=T0, quarantined_ms=T0)  # nothing is that old
-
-
-def moves() -> Iterator[BreakerRecord]:
-    """A breaker that opens and closes for ever."""
-    for generation in count(JOBS):
-        to = (BreakerState.OPEN, BreakerState.CLOSED)[generation % 2]
-        move = Transition(to, to, generation, T0, Cause.EVIDENCE)
-        yield BreakerRecord("type3", to, generation, T0, transitions=(move,))
-
-
-MOVES = moves()
-
-
-async def record(store: Store) -> None:
-    """An incident of which there is one already ends, another begins and ends."""
-    for _ in range(4):
-        await store.ledger.record(next(MOVES))
-
-
-async def redriving(store: Store) -> None:
-    """A round of a redrive: begun, some sent, their ends looked at."""
-    new = NewRedrive(new_id(), "error.code = API_TIMEOUT", 10_000, "ada", "")
-    redrive, _ = await store.redrives.create(new, 1_000)
-    for part in redrive.types:
-        await store.redrives.take(redrive.redrive_id, part.job_type, SESSION, 100)
-        await store.redrives.learn(redrive.redrive_id, part.job_type, 100)
-    await store.redrives.active()
-    await store.redrives.finish(redrive.redrive_id)
-    with suppress(Precondition):
-        await store.redrives.cancel(redrive.redrive_id, "ada", "")
 
 
 QUERIES: dict[str, Callable[[Store], Awaitable[Any]]] = {

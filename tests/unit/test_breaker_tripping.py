@@ -86,7 +86,7 @@ class TestEvidence:
             Cause.EVIDENCE,
             reason=reason,
             error_code="A",
-            proof=Proof(seen.failures, seen.distinct_jobs, 9, ("x",), jobs, traces),
+            proof=Proof(seen.failures, seen.distinct_jobs, 9, ("x",), jobs, traces, NOW - 1_000),
         )
         assert opened == BreakerRecord(
             "email", BreakerState.OPEN, NOW, NOW, until, error_code="A", transitions=(move,)
