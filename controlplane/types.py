@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from jobkit.domain.errors import FieldViolation, InvalidJob, NotFound
-from jobkit.host.channels import NEWS, TYPES
+from jobkit.host.channels import NEWS, REVISIONS, TYPES
 from jobkit.host.world import World
 from jobkit.ports import TypeInfo
 
@@ -81,7 +81,8 @@ class TypeDesk:
 
     async def _told(self, job_type: str) -> TypeView:
         """Workers read the types every two seconds; this hurries them."""
-        await self._world.signals.send(TYPES, [NEWS])
+        for channel in (TYPES, REVISIONS):
+            await self._world.signals.send(channel, [NEWS])
         return await self.get(job_type)
 
 
