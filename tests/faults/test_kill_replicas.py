@@ -8,6 +8,7 @@ import aio_pika
 import pytest
 
 from tests.faults.kit import MIX, Kept, Load, Supervisor, everything_done, keep_all
+from tests.faults.verdict import runs_needed
 from tests.system.fleet import COMPONENTS, Fleet, Ports
 
 RATE = 250.0
@@ -46,7 +47,7 @@ def keep_two_of_each(supervisor: Supervisor) -> tuple[list[Kept], list[str]]:
 
 def tokens_needed(load: Load) -> int:
     """One for each run."""
-    return sum(2 if accepted.name == "flaky" else 1 for accepted in load.accepted.values())
+    return sum(runs_needed(accepted) for accepted in load.accepted.values())
 
 
 @pytest.mark.short
