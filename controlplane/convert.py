@@ -9,8 +9,9 @@ from selfheal.control.v1 import breaker_pb2, breaker_service_pb2, incident_pb2
 
 from controlplane.breakers import BreakerView
 from controlplane.chronicle import Event, Mark
-from jobkit.domain.breaker import Cause, Proof, Transition
+from jobkit.domain.breaker import Cause, Transition
 from jobkit.domain.ledger import Entry, Incident
+from jobkit.rpc.breakers import proof_to_wire
 from jobkit.rpc.convert import to_duration, to_timestamp
 
 
@@ -52,7 +53,7 @@ def transition_to_wire(move: Transition) -> breaker_pb2.BreakerTransition:
         scope=move.scope,
     )
     if move.proof is not None:
-        message.evidence.CopyFrom(_evidence(move.proof))
+        message.evidence.CopyFrom(proof_to_wire(move.proof))
     return message
 
 
@@ -99,21 +100,8 @@ def incident_to_wire(incident: Incident) -> incident_pb2.Incident:
         (message.time_to_recover, incident.time_to_recover),
     ):
         if length is not None:
+            duration.SetInParent()  # a copy of zero alone would leave it unset
             duration.CopyFrom(to_duration(length))
-    return message
-
-
-def _evidence(proof: Proof) -> breaker_pb2.BreakerEvidence:
-    message = breaker_pb2.BreakerEvidence(
-        failures=proof.failures,
-        distinct_jobs=proof.distinct_jobs,
-        sample_size=proof.sample,
-        workers=proof.workers,
-        job_ids=[str(job) for job in proof.jobs],
-        trace_ids=proof.traces,
-    )
-    if proof.first_failure_at is not None:
-        message.first_failure_time.CopyFrom(to_time(proof.first_failure_at))
     return message
 
 

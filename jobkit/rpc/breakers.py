@@ -32,15 +32,13 @@ def report_to_wire(sequence: int, record: BreakerRecord) -> wire.BreakerReport:
         breaker.open_time.CopyFrom(_time(record.opened_at))
     if record.open_until is not None:
         breaker.open_until.CopyFrom(_time(record.open_until))
-    details = [_detail(move) for move in record.transitions if move.scope or move.proof is not None]
-    return wire.BreakerReport(sequence=sequence, breaker=breaker, details=details)
+    return wire.BreakerReport(sequence=sequence, breaker=breaker)
 
 
 def report_from_wire(report: wire.BreakerReport) -> BreakerRecord:
     """The record that was reported. Raises ValueError for one that cannot be, and KeyError for names of states and
     causes that this release does not know."""
     told = report.breaker
-    details = {detail.generation: detail for detail in report.details}
     if not told.breaker or told.generation < 1:
         raise ValueError("a report names a breaker and its generation")
     return BreakerRecord(
@@ -52,7 +50,7 @@ def report_from_wire(report: wire.BreakerReport) -> BreakerRecord:
         error_code=told.error_code,
         reopened=told.reopened,
         forced=told.forced,
-        transitions=tuple(_transition_of(move, details.get(move.generation)) for move in told.transitions),
+        transitions=tuple(_transition_of(move) for move in told.transitions),
     )
 
 
@@ -99,28 +97,12 @@ def _transition_to_wire(move: Transition) -> breaker_pb2.BreakerTransition:
         actor=move.actor,
         reason=move.reason,
         error_code=move.error_code,
+        scope=move.scope,
+        evidence=None if move.proof is None else proof_to_wire(move.proof),
     )
 
 
-def _detail(move: Transition) -> wire.BreakerReport.Detail:
-    detail = wire.BreakerReport.Detail(generation=move.generation, scope=move.scope)
-    if move.proof is not None:
-        detail.evidence.CopyFrom(
-            wire.BreakerReport.Evidence(
-                failures=move.proof.failures,
-                distinct_jobs=move.proof.distinct_jobs,
-                sample=move.proof.sample,
-                workers=move.proof.workers,
-                job_ids=[str(job) for job in move.proof.jobs],
-                trace_ids=move.proof.traces,
-            )
-        )
-    return detail
-
-
-def _transition_of(
-    told: breaker_pb2.BreakerTransition, detail: wire.BreakerReport.Detail | None
-) -> Transition:
+def _transition_of(told: breaker_pb2.BreakerTransition) -> Transition:
     return Transition(
         from_state=_state_of(told.from_state),
         to_state=_state_of(told.to_state),
@@ -130,19 +112,35 @@ def _transition_of(
         actor=told.actor,
         reason=told.reason,
         error_code=told.error_code,
-        scope=detail.scope if detail is not None else "",
-        proof=_proof(detail.evidence) if detail is not None and detail.HasField("evidence") else None,
+        scope=told.scope,
+        proof=_proof_of(told.evidence) if told.HasField("evidence") else None,
     )
 
 
-def _proof(told: wire.BreakerReport.Evidence) -> Proof:
+def proof_to_wire(proof: Proof) -> breaker_pb2.BreakerEvidence:
+    """What had been seen."""
+    message = breaker_pb2.BreakerEvidence(
+        failures=proof.failures,
+        distinct_jobs=proof.distinct_jobs,
+        sample_size=proof.sample,
+        workers=proof.workers,
+        job_ids=[str(job) for job in proof.jobs],
+        trace_ids=proof.traces,
+    )
+    if proof.first_failure_at is not None:
+        message.first_failure_time.CopyFrom(_time(proof.first_failure_at))
+    return message
+
+
+def _proof_of(told: breaker_pb2.BreakerEvidence) -> Proof:
     return Proof(
         failures=dict(told.failures),
         distinct_jobs=dict(told.distinct_jobs),
-        sample=told.sample,
+        sample=told.sample_size,
         workers=tuple(told.workers),
         jobs=tuple(UUID(job) for job in told.job_ids),
         traces=tuple(told.trace_ids),
+        first_failure_at=_millis(told.first_failure_time) if told.HasField("first_failure_time") else None,
     )
 
 

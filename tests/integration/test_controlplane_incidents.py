@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from controlplane.keeper import Keeper
-from jobkit.domain.breaker import BreakerPolicy, BreakerRecord, Evidence
+from jobkit.domain.breaker import BreakerPolicy, BreakerRecord, Evidence, Outcome
 from jobkit.domain.tripping import close_by_hand, decide_evidence, open_by_hand, reset
 from tests.integration.stage import Place, Stage, Trade, eventually
 from tests.integration.test_controlplane_history import flap
@@ -83,7 +83,7 @@ async def test_evidence_reaches_the_ledger_through_the_store(place: Place) -> No
         name = place.type("email")
         await stage.world.types.ensure([name], 10)
         policy = BreakerPolicy()
-        evidence = Evidence(0, tuple((uuid4(), "API_TIMEOUT") for _ in range(12)))
+        evidence = Evidence(0, tuple(Outcome(uuid4(), "API_TIMEOUT", name) for _ in range(12)), "w")
         window = await stage.world.breakers.report(name, evidence, policy.outcomes_needed, 60_000)
         record = decide_evidence(policy, window, 0.5)
         assert isinstance(record, BreakerRecord)

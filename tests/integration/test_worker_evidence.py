@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 from uuid import uuid4
 
@@ -290,7 +290,10 @@ class Ledger:
     async def record(self, record: BreakerRecord) -> int:
         return 0
 
-    async def latest(self) -> dict[str, BreakerRecord]:
+    async def heads(self, names: Sequence[str]) -> dict[str, int]:
+        return {name: self._latest[name].generation for name in names if name in self._latest}
+
+    async def latest(self, names: Sequence[str] | None = None) -> dict[str, BreakerRecord]:
         self.asked += 1
         return self._latest
 

@@ -79,7 +79,7 @@ async def test_a_dead_workers_slots_come_back(real: Place) -> None:
         await email.began(3)
         # It dies as far as the store can see: no report more, and none that gives anything back.
         await first.organs.limits._loops.stop()
-        first.organs.limits._gates.clear()
+        first.organs.limits._allowances.clear()
         await stage.worker(email)
         await email.began(4, patience=15)
         go.set()

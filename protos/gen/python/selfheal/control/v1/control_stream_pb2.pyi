@@ -332,149 +332,23 @@ class BreakerReport(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    @_typing.final
-    class Detail(_message.Message):
-        """Detail is about one transition."""
-
-        DESCRIPTOR: _descriptor.Descriptor
-
-        GENERATION_FIELD_NUMBER: _builtins.int
-        SCOPE_FIELD_NUMBER: _builtins.int
-        EVIDENCE_FIELD_NUMBER: _builtins.int
-        generation: _builtins.int
-        """The transition's generation."""
-        scope: _builtins.str
-        """"" for the fleet; else the worker that went by a breaker of its own."""
-        @_builtins.property
-        def evidence(self) -> Global___BreakerReport.Evidence:
-            """What was seen; absent unless evidence decided."""
-
-        def __init__(
-            self,
-            *,
-            generation: _builtins.int = ...,
-            scope: _builtins.str = ...,
-            evidence: Global___BreakerReport.Evidence | None = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence"]  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "generation", b"generation", "scope", b"scope"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    @_typing.final
-    class Evidence(_message.Message):
-        """Evidence is what the fleet had seen."""
-
-        DESCRIPTOR: _descriptor.Descriptor
-
-        @_typing.final
-        class FailuresEntry(_message.Message):
-            DESCRIPTOR: _descriptor.Descriptor
-
-            KEY_FIELD_NUMBER: _builtins.int
-            VALUE_FIELD_NUMBER: _builtins.int
-            key: _builtins.str
-            value: _builtins.int
-            def __init__(
-                self,
-                *,
-                key: _builtins.str = ...,
-                value: _builtins.int = ...,
-            ) -> None: ...
-            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-            _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-            def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-        @_typing.final
-        class DistinctJobsEntry(_message.Message):
-            DESCRIPTOR: _descriptor.Descriptor
-
-            KEY_FIELD_NUMBER: _builtins.int
-            VALUE_FIELD_NUMBER: _builtins.int
-            key: _builtins.str
-            value: _builtins.int
-            def __init__(
-                self,
-                *,
-                key: _builtins.str = ...,
-                value: _builtins.int = ...,
-            ) -> None: ...
-            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-            _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-            def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-        FAILURES_FIELD_NUMBER: _builtins.int
-        DISTINCT_JOBS_FIELD_NUMBER: _builtins.int
-        SAMPLE_FIELD_NUMBER: _builtins.int
-        WORKERS_FIELD_NUMBER: _builtins.int
-        JOB_IDS_FIELD_NUMBER: _builtins.int
-        TRACE_IDS_FIELD_NUMBER: _builtins.int
-        sample: _builtins.int
-        """How many recent attempts were looked at."""
-        @_builtins.property
-        def failures(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-            """Failed attempts in the window, by error code."""
-
-        @_builtins.property
-        def distinct_jobs(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-            """Distinct jobs that failed in the window, by error code."""
-
-        @_builtins.property
-        def workers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-            """Some of the workers that saw it."""
-
-        @_builtins.property
-        def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-            """Some of the jobs."""
-
-        @_builtins.property
-        def trace_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-            """Some of the traces."""
-
-        def __init__(
-            self,
-            *,
-            failures: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
-            distinct_jobs: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
-            sample: _builtins.int = ...,
-            workers: _abc.Iterable[_builtins.str] | None = ...,
-            job_ids: _abc.Iterable[_builtins.str] | None = ...,
-            trace_ids: _abc.Iterable[_builtins.str] | None = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["distinct_jobs", b"distinct_jobs", "failures", b"failures", "job_ids", b"job_ids", "sample", b"sample", "trace_ids", b"trace_ids", "workers", b"workers"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
     SEQUENCE_FIELD_NUMBER: _builtins.int
     BREAKER_FIELD_NUMBER: _builtins.int
-    DETAILS_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Grows by one with each."""
     @_builtins.property
     def breaker(self) -> _breaker_pb2.Breaker:
         """The breaker with its latest transitions. Times are the breaker store's."""
 
-    @_builtins.property
-    def details(self) -> _containers.RepeatedCompositeFieldContainer[Global___BreakerReport.Detail]:
-        """What `breaker.transitions` does not say, for those of its transitions that have more to tell."""
-
     def __init__(
         self,
         *,
         sequence: _builtins.int = ...,
         breaker: _breaker_pb2.Breaker | None = ...,
-        details: _abc.Iterable[Global___BreakerReport.Detail] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "details", b"details", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
