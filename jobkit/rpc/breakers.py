@@ -115,6 +115,8 @@ def _detail(move: Transition) -> wire.BreakerReport.Detail:
                 trace_ids=move.proof.traces,
             )
         )
+        if move.proof.first_failure_at is not None:
+            detail.evidence.first_failure_time.CopyFrom(_time(move.proof.first_failure_at))
     return detail
 
 
@@ -143,6 +145,7 @@ def _proof(told: wire.BreakerReport.Evidence) -> Proof:
         workers=tuple(told.workers),
         jobs=tuple(UUID(job) for job in told.job_ids),
         traces=tuple(told.trace_ids),
+        first_failure_at=_millis(told.first_failure_time) if told.HasField("first_failure_time") else None,
     )
 
 

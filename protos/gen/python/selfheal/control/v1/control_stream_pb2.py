@@ -24,11 +24,12 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from selfheal.control.v1 import breaker_pb2 as selfheal_dot_control_dot_v1_dot_breaker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(selfheal/control/v1/control_stream.proto\x12\x13selfheal.control.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a!selfheal/control/v1/breaker.proto\"\xe6\x02\n\rWorkerMessage\x12\x38\n\x05hello\x18\x01 \x01(\x0b\x32 .selfheal.control.v1.WorkerHelloH\x00R\x05hello\x12\x44\n\theartbeat\x18\x02 \x01(\x0b\x32$.selfheal.control.v1.WorkerHeartbeatH\x00R\theartbeat\x12K\n\x0e\x62reaker_report\x18\x03 \x01(\x0b\x32\".selfheal.control.v1.BreakerReportH\x00R\rbreakerReport\x12\x30\n\x03\x61\x63k\x18\x04 \x01(\x0b\x32\x1c.selfheal.control.v1.PushAckH\x00R\x03\x61\x63k\x12K\n\x0e\x63ommand_result\x18\x05 \x01(\x0b\x32\".selfheal.control.v1.CommandResultH\x00R\rcommandResultB\t\n\x07message\"\xc0\x02\n\x0e\x43ontrolMessage\x12>\n\x07welcome\x18\x01 \x01(\x0b\x32\".selfheal.control.v1.StreamWelcomeH\x00R\x07welcome\x12\x38\n\x05pulse\x18\x02 \x01(\x0b\x32 .selfheal.control.v1.StreamPulseH\x00R\x05pulse\x12/\n\x04push\x18\x03 \x01(\x0b\x32\x19.selfheal.control.v1.PushH\x00R\x04push\x12\x38\n\x07\x63ommand\x18\x04 \x01(\x0b\x32\x1c.selfheal.control.v1.CommandH\x00R\x07\x63ommand\x12>\n\x07receipt\x18\x05 \x01(\x0b\x32\".selfheal.control.v1.ReportReceiptH\x00R\x07receiptB\t\n\x07message\"\xe0\x02\n\x0bWorkerHello\x12\x1b\n\tworker_id\x18\x01 \x01(\tR\x08workerId\x12\x1f\n\x0binstance_id\x18\x02 \x01(\tR\ninstanceId\x12\x1a\n\x08hostname\x18\x03 \x01(\tR\x08hostname\x12\x10\n\x03pid\x18\x04 \x01(\x05R\x03pid\x12\x18\n\x07release\x18\x05 \x01(\tR\x07release\x12\x1b\n\tjob_types\x18\x06 \x03(\tR\x08jobTypes\x12\x14\n\x05slots\x18\x07 \x01(\x05R\x05slots\x12W\n\rheld_versions\x18\x08 \x03(\x0b\x32\x32.selfheal.control.v1.WorkerHello.HeldVersionsEntryR\x0cheldVersions\x1a?\n\x11HeldVersionsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x03R\x05value:\x02\x38\x01\"\xb3\x01\n\rStreamWelcome\x12\x18\n\x07replica\x18\x01 \x01(\tR\x07replica\x12H\n\x12heartbeat_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x11heartbeatInterval\x12>\n\rsilence_limit\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0csilenceLimit\"\xd0\x02\n\x0fWorkerHeartbeat\x12\x1a\n\x08sequence\x18\x01 \x01(\x03R\x08sequence\x12\x1d\n\nslots_used\x18\x02 \x01(\x05R\tslotsUsed\x12!\n\x0cmemory_bytes\x18\x03 \x01(\x03R\x0bmemoryBytes\x12\x1a\n\x08\x64raining\x18\x04 \x01(\x08R\x08\x64raining\x12\x46\n\x05types\x18\x05 \x03(\x0b\x32\x30.selfheal.control.v1.WorkerHeartbeat.TypeFiguresR\x05types\x1a{\n\x0bTypeFigures\x12\x19\n\x08job_type\x18\x01 \x01(\tR\x07jobType\x12\x1b\n\tin_flight\x18\x02 \x01(\x05R\x08inFlight\x12\x1c\n\tprocessed\x18\x03 \x01(\x03R\tprocessed\x12\x16\n\x06\x66\x61iled\x18\x04 \x01(\x03R\x06\x66\x61iled\")\n\x0bStreamPulse\x12\x1a\n\x08sequence\x18\x01 \x01(\x03R\x08sequence\"\xe0\x05\n\rBreakerReport\x12\x1a\n\x08sequence\x18\x01 \x01(\x03R\x08sequence\x12\x36\n\x07\x62reaker\x18\x02 \x01(\x0b\x32\x1c.selfheal.control.v1.BreakerR\x07\x62reaker\x12\x43\n\x07\x64\x65tails\x18\x03 \x03(\x0b\x32).selfheal.control.v1.BreakerReport.DetailR\x07\x64\x65tails\x1a\x87\x01\n\x06\x44\x65tail\x12\x1e\n\ngeneration\x18\x01 \x01(\x03R\ngeneration\x12\x14\n\x05scope\x18\x02 \x01(\tR\x05scope\x12G\n\x08\x65vidence\x18\x03 \x01(\x0b\x32+.selfheal.control.v1.BreakerReport.EvidenceR\x08\x65vidence\x1a\xab\x03\n\x08\x45vidence\x12U\n\x08\x66\x61ilures\x18\x01 \x03(\x0b\x32\x39.selfheal.control.v1.BreakerReport.Evidence.FailuresEntryR\x08\x66\x61ilures\x12\x62\n\rdistinct_jobs\x18\x02 \x03(\x0b\x32=.selfheal.control.v1.BreakerReport.Evidence.DistinctJobsEntryR\x0c\x64istinctJobs\x12\x16\n\x06sample\x18\x03 \x01(\x05R\x06sample\x12\x18\n\x07workers\x18\x04 \x03(\tR\x07workers\x12\x17\n\x07job_ids\x18\x05 \x03(\tR\x06jobIds\x12\x1b\n\ttrace_ids\x18\x06 \x03(\tR\x08traceIds\x1a;\n\rFailuresEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x03R\x05value:\x02\x38\x01\x1a?\n\x11\x44istinctJobsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x03R\x05value:\x02\x38\x01\"+\n\rReportReceipt\x12\x1a\n\x08sequence\x18\x01 \x01(\x03R\x08sequence\"~\n\x04Push\x12\x12\n\x04kind\x18\x01 \x01(\tR\x04kind\x12\x18\n\x07version\x18\x02 \x01(\x03R\x07version\x12\x14\n\x05nonce\x18\x03 \x01(\tR\x05nonce\x12\x32\n\tresources\x18\x04 \x03(\x0b\x32\x14.google.protobuf.AnyR\tresources\"w\n\x07PushAck\x12\x14\n\x05nonce\x18\x01 \x01(\tR\x05nonce\x12\x18\n\x07version\x18\x02 \x01(\x03R\x07version\x12\x12\n\x04kind\x18\x03 \x01(\tR\x04kind\x12(\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusR\x05\x65rror\"m\n\x07\x43ommand\x12\x1d\n\ncommand_id\x18\x01 \x01(\tR\tcommandId\x12\x39\n\x05\x64rain\x18\x02 \x01(\x0b\x32!.selfheal.control.v1.DrainCommandH\x00R\x05\x64rainB\x08\n\x06\x61\x63tion\"<\n\x0c\x44rainCommand\x12\x16\n\x06reason\x18\x01 \x01(\tR\x06reason\x12\x14\n\x05\x61\x63tor\x18\x02 \x01(\tR\x05\x61\x63tor\"X\n\rCommandResult\x12\x1d\n\ncommand_id\x18\x01 \x01(\tR\tcommandId\x12(\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusR\x05\x65rror\"\xf4\x01\n\x0f\x42reakerSnapshot\x12\x18\n\x07\x62reaker\x18\x01 \x01(\tR\x07\x62reaker\x12\x37\n\x05state\x18\x02 \x01(\x0e\x32!.selfheal.control.v1.BreakerStateR\x05state\x12\x1e\n\ngeneration\x18\x03 \x01(\x03R\ngeneration\x12\x37\n\tremaining\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\tremaining\x12\x1d\n\nerror_code\x18\x05 \x01(\tR\terrorCode\x12\x16\n\x06\x66orced\x18\x06 \x01(\x08R\x06\x66orced\",\n\x0fJobTypeSnapshot\x12\x19\n\x08job_type\x18\x01 \x01(\tR\x07jobTypeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(selfheal/control/v1/control_stream.proto\x12\x13selfheal.control.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a!selfheal/control/v1/breaker.proto\"\xe6\x02\n\rWorkerMessage\x12\x38\n\x05hello\x18\x01 \x01(\x0b\x32 .selfheal.control.v1.WorkerHelloH\x00R\x05hello\x12\x44\n\theartbeat\x18\x02 \x01(\x0b\x32$.selfheal.control.v1.WorkerHeartbeatH\x00R\theartbeat\x12K\n\x0e\x62reaker_report\x18\x03 \x01(\x0b\x32\".selfheal.control.v1.BreakerReportH\x00R\rbreakerReport\x12\x30\n\x03\x61\x63k\x18\x04 \x01(\x0b\x32\x1c.selfheal.control.v1.PushAckH\x00R\x03\x61\x63k\x12K\n\x0e\x63ommand_result\x18\x05 \x01(\x0b\x32\".selfheal.control.v1.CommandResultH\x00R\rcommandResultB\t\n\x07message\"\xc0\x02\n\x0e\x43ontrolMessage\x12>\n\x07welcome\x18\x01 \x01(\x0b\x32\".selfheal.control.v1.StreamWelcomeH\x00R\x07welcome\x12\x38\n\x05pulse\x18\x02 \x01(\x0b\x32 .selfheal.control.v1.StreamPulseH\x00R\x05pulse\x12/\n\x04push\x18\x03 \x01(\x0b\x32\x19.selfheal.control.v1.PushH\x00R\x04push\x12\x38\n\x07\x63ommand\x18\x04 \x01(\x0b\x32\x1c.selfheal.control.v1.CommandH\x00R\x07\x63ommand\x12>\n\x07receipt\x18\x05 \x01(\x0b\x32\".selfheal.control.v1.ReportReceiptH\x00R\x07receiptB\t\n\x07message\"\xe0\x02\n\x0bWorkerHello\x12\x1b\n\tworker_id\x18\x01 \x01(\tR\x08workerId\x12\x1f\n\x0binstance_id\x18\x02 \x01(\tR\ninstanceId\x12\x1a\n\x08hostname\x18\x03 \x01(\tR\x08hostname\x12\x10\n\x03pid\x18\x04 \x01(\x05R\x03pid\x12\x18\n\x07release\x18\x05 \x01(\tR\x07release\x12\x1b\n\tjob_types\x18\x06 \x03(\tR\x08jobTypes\x12\x14\n\x05slots\x18\x07 \x01(\x05R\x05slots\x12W\n\rheld_versions\x18\x08 \x03(\x0b\x32\x32.selfheal.control.v1.WorkerHello.HeldVersionsEntryR\x0cheldVersions\x1a?\n\x11HeldVersionsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x03R\x05value:\x02\x38\x01\"\xb3\x01\n\rStreamWelcome\x12\x18\n\x07replica\x18\x01 \x01(\tR\x07replica\x12H\n\x12heartbeat_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x11heartbeatInterval\x12>\n\rsilence_limit\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0csilenceLimit\"\xd0\x02\n\x0fWorkerHeartbeat\x12\x1a\n\x08sequence\x18\x01 \x01(\x03R\x08sequence\x12\x1d\n\nslots_used\x18\x02 \x01(\x05R\tslotsUsed\x12!\n\x0cmemory_bytes\x18\x03 \x01(\x03R\x0bmemoryBytes\x12\x1a\n\x08\x64raining\x18\x04 \x01(\x08R\x08\x64raining\x12\x46\n\x05types\x18\x05 \x03(\x0b\x32\x30.selfheal.control.v1.WorkerHeartbeat.TypeFiguresR\x05types\x1a{\n\x0bTypeFigures\x12\x19\n\x08job_type\x18\x01 \x01(\tR\x07jobType\x12\x1b\n\tin_flight\x18\x02 \x01(\x05R\x08inFlight\x12\x1c\n\tprocessed\x18\x03 \x01(\x03R\tprocessed\x12\x16\n\x06\x66\x61iled\x18\x04 \x01(\x03R\x06\x66\x61iled\")\n\x0bStreamPulse\x12\x1a\n\x08sequence\x18\x01 \x01(\x03R\x08sequence\"\xaa\x06\n\rBreakerReport\x12\x1a\n\x08sequence\x18\x01 \x01(\x03R\x08sequence\x12\x36\n\x07\x62reaker\x18\x02 \x01(\x0b\x32\x1c.selfheal.control.v1.BreakerR\x07\x62reaker\x12\x43\n\x07\x64\x65tails\x18\x03 \x03(\x0b\x32).selfheal.control.v1.BreakerReport.DetailR\x07\x64\x65tails\x1a\x87\x01\n\x06\x44\x65tail\x12\x1e\n\ngeneration\x18\x01 \x01(\x03R\ngeneration\x12\x14\n\x05scope\x18\x02 \x01(\tR\x05scope\x12G\n\x08\x65vidence\x18\x03 \x01(\x0b\x32+.selfheal.control.v1.BreakerReport.EvidenceR\x08\x65vidence\x1a\xf5\x03\n\x08\x45vidence\x12U\n\x08\x66\x61ilures\x18\x01 \x03(\x0b\x32\x39.selfheal.control.v1.BreakerReport.Evidence.FailuresEntryR\x08\x66\x61ilures\x12\x62\n\rdistinct_jobs\x18\x02 \x03(\x0b\x32=.selfheal.control.v1.BreakerReport.Evidence.DistinctJobsEntryR\x0c\x64istinctJobs\x12\x16\n\x06sample\x18\x03 \x01(\x05R\x06sample\x12\x18\n\x07workers\x18\x04 \x03(\tR\x07workers\x12\x17\n\x07job_ids\x18\x05 \x03(\tR\x06jobIds\x12\x1b\n\ttrace_ids\x18\x06 \x03(\tR\x08traceIds\x12H\n\x12\x66irst_failure_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x10\x66irstFailureTime\x1a;\n\rFailuresEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x03R\x05value:\x02\x38\x01\x1a?\n\x11\x44istinctJobsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x03R\x05value:\x02\x38\x01\"+\n\rReportReceipt\x12\x1a\n\x08sequence\x18\x01 \x01(\x03R\x08sequence\"~\n\x04Push\x12\x12\n\x04kind\x18\x01 \x01(\tR\x04kind\x12\x18\n\x07version\x18\x02 \x01(\x03R\x07version\x12\x14\n\x05nonce\x18\x03 \x01(\tR\x05nonce\x12\x32\n\tresources\x18\x04 \x03(\x0b\x32\x14.google.protobuf.AnyR\tresources\"w\n\x07PushAck\x12\x14\n\x05nonce\x18\x01 \x01(\tR\x05nonce\x12\x18\n\x07version\x18\x02 \x01(\x03R\x07version\x12\x12\n\x04kind\x18\x03 \x01(\tR\x04kind\x12(\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusR\x05\x65rror\"m\n\x07\x43ommand\x12\x1d\n\ncommand_id\x18\x01 \x01(\tR\tcommandId\x12\x39\n\x05\x64rain\x18\x02 \x01(\x0b\x32!.selfheal.control.v1.DrainCommandH\x00R\x05\x64rainB\x08\n\x06\x61\x63tion\"<\n\x0c\x44rainCommand\x12\x16\n\x06reason\x18\x01 \x01(\tR\x06reason\x12\x14\n\x05\x61\x63tor\x18\x02 \x01(\tR\x05\x61\x63tor\"X\n\rCommandResult\x12\x1d\n\ncommand_id\x18\x01 \x01(\tR\tcommandId\x12(\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusR\x05\x65rror\"\xf4\x01\n\x0f\x42reakerSnapshot\x12\x18\n\x07\x62reaker\x18\x01 \x01(\tR\x07\x62reaker\x12\x37\n\x05state\x18\x02 \x01(\x0e\x32!.selfheal.control.v1.BreakerStateR\x05state\x12\x1e\n\ngeneration\x18\x03 \x01(\x03R\ngeneration\x12\x37\n\tremaining\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\tremaining\x12\x1d\n\nerror_code\x18\x05 \x01(\tR\terrorCode\x12\x16\n\x06\x66orced\x18\x06 \x01(\x08R\x06\x66orced\",\n\x0fJobTypeSnapshot\x12\x19\n\x08job_type\x18\x01 \x01(\tR\x07jobTypeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,46 +42,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BREAKERREPORT_EVIDENCE_FAILURESENTRY']._serialized_options = b'8\001'
   _globals['_BREAKERREPORT_EVIDENCE_DISTINCTJOBSENTRY']._loaded_options = None
   _globals['_BREAKERREPORT_EVIDENCE_DISTINCTJOBSENTRY']._serialized_options = b'8\001'
-  _globals['_WORKERMESSAGE']._serialized_start=185
-  _globals['_WORKERMESSAGE']._serialized_end=543
-  _globals['_CONTROLMESSAGE']._serialized_start=546
-  _globals['_CONTROLMESSAGE']._serialized_end=866
-  _globals['_WORKERHELLO']._serialized_start=869
-  _globals['_WORKERHELLO']._serialized_end=1221
-  _globals['_WORKERHELLO_HELDVERSIONSENTRY']._serialized_start=1158
-  _globals['_WORKERHELLO_HELDVERSIONSENTRY']._serialized_end=1221
-  _globals['_STREAMWELCOME']._serialized_start=1224
-  _globals['_STREAMWELCOME']._serialized_end=1403
-  _globals['_WORKERHEARTBEAT']._serialized_start=1406
-  _globals['_WORKERHEARTBEAT']._serialized_end=1742
-  _globals['_WORKERHEARTBEAT_TYPEFIGURES']._serialized_start=1619
-  _globals['_WORKERHEARTBEAT_TYPEFIGURES']._serialized_end=1742
-  _globals['_STREAMPULSE']._serialized_start=1744
-  _globals['_STREAMPULSE']._serialized_end=1785
-  _globals['_BREAKERREPORT']._serialized_start=1788
-  _globals['_BREAKERREPORT']._serialized_end=2524
-  _globals['_BREAKERREPORT_DETAIL']._serialized_start=1959
-  _globals['_BREAKERREPORT_DETAIL']._serialized_end=2094
-  _globals['_BREAKERREPORT_EVIDENCE']._serialized_start=2097
-  _globals['_BREAKERREPORT_EVIDENCE']._serialized_end=2524
-  _globals['_BREAKERREPORT_EVIDENCE_FAILURESENTRY']._serialized_start=2400
-  _globals['_BREAKERREPORT_EVIDENCE_FAILURESENTRY']._serialized_end=2459
-  _globals['_BREAKERREPORT_EVIDENCE_DISTINCTJOBSENTRY']._serialized_start=2461
-  _globals['_BREAKERREPORT_EVIDENCE_DISTINCTJOBSENTRY']._serialized_end=2524
-  _globals['_REPORTRECEIPT']._serialized_start=2526
-  _globals['_REPORTRECEIPT']._serialized_end=2569
-  _globals['_PUSH']._serialized_start=2571
-  _globals['_PUSH']._serialized_end=2697
-  _globals['_PUSHACK']._serialized_start=2699
-  _globals['_PUSHACK']._serialized_end=2818
-  _globals['_COMMAND']._serialized_start=2820
-  _globals['_COMMAND']._serialized_end=2929
-  _globals['_DRAINCOMMAND']._serialized_start=2931
-  _globals['_DRAINCOMMAND']._serialized_end=2991
-  _globals['_COMMANDRESULT']._serialized_start=2993
-  _globals['_COMMANDRESULT']._serialized_end=3081
-  _globals['_BREAKERSNAPSHOT']._serialized_start=3084
-  _globals['_BREAKERSNAPSHOT']._serialized_end=3328
-  _globals['_JOBTYPESNAPSHOT']._serialized_start=3330
-  _globals['_JOBTYPESNAPSHOT']._serialized_end=3374
+  _globals['_WORKERMESSAGE']._serialized_start=218
+  _globals['_WORKERMESSAGE']._serialized_end=576
+  _globals['_CONTROLMESSAGE']._serialized_start=579
+  _globals['_CONTROLMESSAGE']._serialized_end=899
+  _globals['_WORKERHELLO']._serialized_start=902
+  _globals['_WORKERHELLO']._serialized_end=1254
+  _globals['_WORKERHELLO_HELDVERSIONSENTRY']._serialized_start=1191
+  _globals['_WORKERHELLO_HELDVERSIONSENTRY']._serialized_end=1254
+  _globals['_STREAMWELCOME']._serialized_start=1257
+  _globals['_STREAMWELCOME']._serialized_end=1436
+  _globals['_WORKERHEARTBEAT']._serialized_start=1439
+  _globals['_WORKERHEARTBEAT']._serialized_end=1775
+  _globals['_WORKERHEARTBEAT_TYPEFIGURES']._serialized_start=1652
+  _globals['_WORKERHEARTBEAT_TYPEFIGURES']._serialized_end=1775
+  _globals['_STREAMPULSE']._serialized_start=1777
+  _globals['_STREAMPULSE']._serialized_end=1818
+  _globals['_BREAKERREPORT']._serialized_start=1821
+  _globals['_BREAKERREPORT']._serialized_end=2631
+  _globals['_BREAKERREPORT_DETAIL']._serialized_start=1992
+  _globals['_BREAKERREPORT_DETAIL']._serialized_end=2127
+  _globals['_BREAKERREPORT_EVIDENCE']._serialized_start=2130
+  _globals['_BREAKERREPORT_EVIDENCE']._serialized_end=2631
+  _globals['_BREAKERREPORT_EVIDENCE_FAILURESENTRY']._serialized_start=2507
+  _globals['_BREAKERREPORT_EVIDENCE_FAILURESENTRY']._serialized_end=2566
+  _globals['_BREAKERREPORT_EVIDENCE_DISTINCTJOBSENTRY']._serialized_start=2568
+  _globals['_BREAKERREPORT_EVIDENCE_DISTINCTJOBSENTRY']._serialized_end=2631
+  _globals['_REPORTRECEIPT']._serialized_start=2633
+  _globals['_REPORTRECEIPT']._serialized_end=2676
+  _globals['_PUSH']._serialized_start=2678
+  _globals['_PUSH']._serialized_end=2804
+  _globals['_PUSHACK']._serialized_start=2806
+  _globals['_PUSHACK']._serialized_end=2925
+  _globals['_COMMAND']._serialized_start=2927
+  _globals['_COMMAND']._serialized_end=3036
+  _globals['_DRAINCOMMAND']._serialized_start=3038
+  _globals['_DRAINCOMMAND']._serialized_end=3098
+  _globals['_COMMANDRESULT']._serialized_start=3100
+  _globals['_COMMANDRESULT']._serialized_end=3188
+  _globals['_BREAKERSNAPSHOT']._serialized_start=3191
+  _globals['_BREAKERSNAPSHOT']._serialized_end=3435
+  _globals['_JOBTYPESNAPSHOT']._serialized_start=3437
+  _globals['_JOBTYPESNAPSHOT']._serialized_end=3481
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from google.protobuf import any_pb2 as _any_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.rpc import status_pb2 as _status_pb2
 from selfheal.control.v1 import breaker_pb2 as _breaker_pb2
@@ -414,6 +415,7 @@ class BreakerReport(_message.Message):
         WORKERS_FIELD_NUMBER: _builtins.int
         JOB_IDS_FIELD_NUMBER: _builtins.int
         TRACE_IDS_FIELD_NUMBER: _builtins.int
+        FIRST_FAILURE_TIME_FIELD_NUMBER: _builtins.int
         sample: _builtins.int
         """How many recent attempts were looked at."""
         @_builtins.property
@@ -436,6 +438,10 @@ class BreakerReport(_message.Message):
         def trace_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
             """Some of the traces."""
 
+        @_builtins.property
+        def first_failure_time(self) -> _timestamp_pb2.Timestamp:
+            """The oldest failure in the window, by the breaker store's clock."""
+
         def __init__(
             self,
             *,
@@ -445,10 +451,11 @@ class BreakerReport(_message.Message):
             workers: _abc.Iterable[_builtins.str] | None = ...,
             job_ids: _abc.Iterable[_builtins.str] | None = ...,
             trace_ids: _abc.Iterable[_builtins.str] | None = ...,
+            first_failure_time: _timestamp_pb2.Timestamp | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["first_failure_time", b"first_failure_time"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["distinct_jobs", b"distinct_jobs", "failures", b"failures", "job_ids", b"job_ids", "sample", b"sample", "trace_ids", b"trace_ids", "workers", b"workers"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["distinct_jobs", b"distinct_jobs", "failures", b"failures", "first_failure_time", b"first_failure_time", "job_ids", b"job_ids", "sample", b"sample", "trace_ids", b"trace_ids", "workers", b"workers"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
