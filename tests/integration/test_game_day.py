@@ -113,7 +113,7 @@ async def test_a_fault_ends_though_the_database_is_away(
     email = Trade("email")
     async with Stage(embedded) as stage:
         await stage.jobapi()
-        app = await stage.worker(email)
+        app = await stage.worker(email, FAILURE_THRESHOLD="1000")
         await stage.world.types.ensure(["email"], 10)
         await stage.world.faults.inject(_fault("email", 0.5))
         await app.organs.faults.read()
