@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.timeout(110)
+pytestmark = pytest.mark.timeout(200)
 FIGURE = re.compile(r"^  ([a-z ]+?)  +([\d.]+)( s| of (\d+))?   ", re.MULTILINE)
 
 
@@ -32,7 +32,7 @@ def test_the_story_happens(tmp_path: Path) -> None:
         env=_environ(tmp_path),
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=180,
         check=False,
     )
     assert told.returncode == 0, told.stdout + told.stderr
