@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry
 from selfheal.control.v1.breaker_service_pb2_grpc import add_BreakerServiceServicer_to_server
 from selfheal.control.v1.control_stream_service_pb2_grpc import add_ControlStreamServiceServicer_to_server
+from selfheal.control.v1.game_day_service_pb2_grpc import add_GameDayServiceServicer_to_server
 from selfheal.control.v1.job_type_service_pb2_grpc import add_JobTypeServiceServicer_to_server
 from selfheal.control.v1.quarantine_service_pb2_grpc import add_QuarantineServiceServicer_to_server
 from selfheal.control.v1.worker_service_pb2_grpc import add_WorkerServiceServicer_to_server
@@ -17,6 +18,9 @@ from controlplane.accountant import Accountant
 from controlplane.breakers import BreakerDesk
 from controlplane.chronicle import Chronicle
 from controlplane.feed import Feed
+from controlplane.gameday import GameDayDesk
+from controlplane.gameday_servicer import SERVICE as GAME_DAY
+from controlplane.gameday_servicer import GameDayServicer
 from controlplane.gauges import COUNT_SECONDS, Gauges
 from controlplane.keeper import Keeper
 from controlplane.policies import PolicyDesk
@@ -76,7 +80,7 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
             "controlPlane",
             settings.bind,
             (settings.grpc_port, settings.http_port),
-            _services(world, desk, chronicle, streams),
+            _services(world, desk, chronicle, streams, settings.game_day_on),
             world.checks(publisher),
             registry,
         )
@@ -104,11 +108,14 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
         yield ControlPlaneApp(front, streams)
 
 
-def _services(world: World, desk: BreakerDesk, chronicle: Chronicle, streams: Streams) -> Services:
+def _services(
+    world: World, desk: BreakerDesk, chronicle: Chronicle, streams: Streams, game_day: bool
+) -> Services:
     breakers = BreakerServicer(desk, PolicyDesk(world), chronicle)
     quarantine = QuarantineServicer(QuarantineDesk(world))
     return [
         (add_BreakerServiceServicer_to_server, breakers, SERVICE),
+        (add_GameDayServiceServicer_to_server, GameDayServicer(GameDayDesk(world, game_day)), GAME_DAY),
         (add_JobTypeServiceServicer_to_server, JobTypeServicer(TypeDesk(world)), TYPE_SERVICE),
         (add_QuarantineServiceServicer_to_server, quarantine, QUARANTINE_SERVICE),
         (add_WorkerServiceServicer_to_server, WorkerServicer(streams.desk), WORKERS),

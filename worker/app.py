@@ -68,7 +68,7 @@ async def build(settings: WorkerSettings, world: World) -> AsyncIterator[WorkerA
         _listen(stack, world, organs)
         control.start()
         stack.push_async_callback(control.stop)
-        for organ in (organs.breakers, organs.policies, organs.budgets, organs.limits):
+        for organ in (organs.breakers, organs.policies, organs.faults, organs.budgets, organs.limits):
             organ.start()
             stack.push_async_callback(organ.stop)
         organs.lanes.start()

@@ -31,6 +31,9 @@ Around = Callable[[ClaimedJob], AbstractContextManager[Callable[[Outcome], objec
 """Entered before a run and left after it, in the context that the handler inherits; what it yields is told the
 outcome. What it raises is logged and changes nothing."""
 
+Sabotage = Callable[[ClaimedJob, Handler], Handler]
+"""What is to run in the handler's place: itself, or one that fails because an operator wants it to."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -57,12 +60,14 @@ class Executor:
         progress: ProgressSink,
         around: Around | None = None,
         freed: Callable[[str], None] | None = None,
+        sabotage: Sabotage | None = None,
     ) -> None:
         self._registry = registry
         self._limits = limits
         self._progress = progress
         self._around = around
         self._freed = freed
+        self._sabotage = sabotage
         self._runs: set[Run] = set()
         self._running: Counter[str] = Counter()
         self._strays: Counter[str] = Counter()
@@ -127,6 +132,8 @@ class Executor:
             raise
 
     def _begin(self, job: ClaimedJob, handler: Handler, payload: dict[str, Any]) -> Run:
+        if self._sabotage is not None:
+            handler = self._sabotage(job, handler)
         timeout = job.attempt_timeout or handler.attempt_timeout or self._limits.attempt_timeout
         context = JobContext(
             job_id=str(job.job_id),

@@ -11,6 +11,7 @@ from selfheal.control.v1 import control_stream_pb2 as wire
 
 from jobkit import __version__
 from jobkit.rpc.breakers import snapshot_from_wire
+from jobkit.rpc.faults import fault_from_wire
 from worker.control import Control
 from worker.figures import resident_memory
 from worker.organs import Organs
@@ -41,7 +42,11 @@ class Member:
 
     def appliers(self) -> Mapping[str, Applier]:
         """By kind. A further kind is one more entry here and one more source in the control plane."""
-        return {"breakers": self._apply_breakers, "job_types": self._apply_job_types}
+        return {
+            "breakers": self._apply_breakers,
+            "job_types": self._apply_job_types,
+            "faults": self._apply_faults,
+        }
 
     def hello(self) -> wire.WorkerHello:
         organs = self._organs
@@ -78,6 +83,9 @@ class Member:
     async def _apply_job_types(self, resources: Sequence[AnyMessage]) -> None:
         """The database says what there is; this says when to look."""
         self._organs.lanes.expect([one.job_type for one in unpacked(resources, wire.JobTypeSnapshot)])
+
+    async def _apply_faults(self, resources: Sequence[AnyMessage]) -> None:
+        self._organs.faults.hear([fault_from_wire(one) for one in unpacked(resources, wire.FaultSnapshot)])
 
     async def _drain(self, command: wire.Command) -> None:
         await self._organs.retire(command.drain.actor, command.drain.reason)

@@ -28,6 +28,7 @@ from worker.claimer import Claimer
 from worker.claims import Claims
 from worker.executor import Executor, Limits
 from worker.fallback import FallbackStore
+from worker.faults import FaultReader
 from worker.figures import Figures
 from worker.handlers.email import SmtpSettings, email_handler
 from worker.handlers.simulator import SimulatorSettings, simulator
@@ -69,7 +70,14 @@ class Organs:
         self.figures = Figures(self.slots)
         self.watch = Watch(metrics, world.tracing, self._tell_ended, self.figures.ended)
         limits = Limits(concurrency=settings.concurrency, attempt_timeout=timeout)
-        self.executor = Executor(handlers, limits, progress=self.claims.note_progress, freed=self._wake)
+        self.faults = FaultReader(world.faults, settings.game_day_on)
+        self.executor = Executor(
+            handlers,
+            limits,
+            progress=self.claims.note_progress,
+            freed=self._wake,
+            sabotage=self.faults.sabotage,
+        )
         self.fallback = FallbackStore(world.breakers, MemoryBreakerStore, self.worker_id)
         self.breakers = Breakers(
             self.fallback, world.ledger, settings.breaker_policy, self.worker_id, self._moved, handlers.needs

@@ -11,12 +11,13 @@ from selfheal.control.v1 import control_stream_pb2 as wire
 from controlplane.streams.pusher import Source
 from jobkit.domain.errors import Unavailable
 from jobkit.host.world import World
-from jobkit.ports.revisions import JOB_TYPES, LEDGER
+from jobkit.ports.revisions import FAULTS, JOB_TYPES, LEDGER
 from jobkit.rpc.breakers import snapshot_to_wire
+from jobkit.rpc.faults import fault_to_wire
 
 
 def sources_of(world: World) -> list[Source]:
-    """By name: breakers as the ledger has them, and the catalog of job types."""
+    """By name: breakers as the ledger has them, the catalog of job types, and faults that go on."""
 
     async def breakers() -> Sequence[Message]:
         told = await world.ledger.latest()
@@ -26,7 +27,14 @@ def sources_of(world: World) -> list[Source]:
     async def job_types() -> Sequence[Message]:
         return [wire.JobTypeSnapshot(job_type=name) for name in sorted(await world.types.all())]
 
-    return [Source("breakers", LEDGER, breakers), Source("job_types", JOB_TYPES, job_types)]
+    async def faults() -> Sequence[Message]:
+        return [fault_to_wire(fault) for fault in await world.faults.active()]
+
+    return [
+        Source("breakers", LEDGER, breakers),
+        Source("job_types", JOB_TYPES, job_types),
+        Source("faults", FAULTS, faults),
+    ]
 
 
 async def _store_now(world: World) -> int:

@@ -16,6 +16,7 @@ COMPONENT_HELP = {
     "jobapi": "Run the job API.",
     "worker": "Run a worker; or list, get and drain those of the fleet.",
     "controlplane": "Run the control plane.",
+    "demo": "See an outage heal, live, in two minutes; needs nothing but this terminal.",
     "dev": "Run all three components in one process.",
     "migrate": "Bring the database to the current schema.",
 }

@@ -14,6 +14,7 @@ COMMANDS = {
     "job": ("jobkit.cli.job", "Submit jobs, follow and steer them."),
     "breaker": ("jobkit.cli.breaker", "See breakers and move them."),
     "type": ("jobkit.cli.type", "See job types, pause and limit them."),
+    "gameday": ("jobkit.cli.gameday", "Inject failures on purpose, to see the fleet heal."),
     "quarantine": ("jobkit.cli.quarantine", "Redrive or discard the jobs that wait for a person."),
 }
 # Names that are components too: these words behind them are the operator's.

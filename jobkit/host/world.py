@@ -22,6 +22,7 @@ from jobkit.adapters.redis.signals import RedisSignals
 from jobkit.adapters.sql import schema
 from jobkit.adapters.sql.commands import SqlCommands
 from jobkit.adapters.sql.engine import Database
+from jobkit.adapters.sql.faults import SqlFaults
 from jobkit.adapters.sql.history import SqlHistory
 from jobkit.adapters.sql.incidents import SqlSums
 from jobkit.adapters.sql.intake import SqlIntake
@@ -76,6 +77,7 @@ class World:
         self.redrives = SqlRedrives(self.database)
         self.revisions = SqlRevisions(self.database)
         self.commands = SqlCommands(self.database)
+        self.faults = SqlFaults(self.database)
         self.dispatcher: Dispatcher = (
             RabbitDispatcher(settings.rabbitmq_url) if settings.rabbitmq_url else EmbeddedDispatcher()
         )

@@ -5,6 +5,7 @@ contract tests. Every method may raise `errors.Unavailable` where its world is a
 from jobkit.ports.breakers import BreakerStore, Ledger
 from jobkit.ports.commands import Action, WorkerCommand, WorkerCommands
 from jobkit.ports.dispatch import Delivery, Dispatch, Dispatcher, Lane, Undecodable
+from jobkit.ports.faults import Faults
 from jobkit.ports.fleet import FleetViews
 from jobkit.ports.history import History, Sums
 from jobkit.ports.jobs import Accepted, Held, Intake, JobReader, Lease, Miss, Settlement, Steering, WorkStore
@@ -25,6 +26,7 @@ __all__ = [
     "Dispatch",
     "Dispatcher",
     "FailureGroup",
+    "Faults",
     "FleetViews",
     "Grant",
     "GroupToken",

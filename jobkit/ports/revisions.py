@@ -9,6 +9,8 @@ from typing import Protocol
 LEDGER = "ledger"
 # The catalog of job types.
 JOB_TYPES = "job_types"
+# Faults that operators inject.
+FAULTS = "faults"
 
 
 class Revisions(Protocol):

@@ -73,8 +73,14 @@ class Settings(BaseModel):
     namespace: str = Field("selfheal", alias="SELFHEAL_NAMESPACE", pattern=r"^[A-Za-z0-9._-]{1,64}$")
     bind: str = Field("127.0.0.1", alias="BIND")
     allow_insecure: Flag = Field(False, alias="ALLOW_INSECURE")
+    game_day: Flag | None = Field(None, alias="GAME_DAY")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", alias="LOG_LEVEL")
     log_format: Literal["console", "json"] = Field("console", alias="LOG_FORMAT")
+
+    @property
+    def game_day_on(self) -> bool:
+        """Whether faults may be injected: unless somebody says otherwise, but never in production."""
+        return self.env != "production" and self.game_day is not False
 
     def contradictions(self) -> Iterator[tuple[set[str], str]]:
         """Values that are right by themselves and wrong together: the variables, and a sentence."""
@@ -84,6 +90,8 @@ class Settings(BaseModel):
                 f"BIND={self.bind}: this release has no authentication, so production listens on loopback only, "
                 "unless ALLOW_INSECURE=1 says that the network is trusted",
             )
+        if self.env == "production" and self.game_day:
+            yield {"SELFHEAL_ENV", "GAME_DAY"}, "GAME_DAY: nobody injects faults into production"
 
 
 DEVELOPMENT_URLS = {

@@ -95,7 +95,16 @@ CONTRADICTIONS = [
         "MAX_RETRY_DELAY_MS: must not be below RETRY_DELAY_MS",
     ),
     ({**PRODUCTION, "SIMULATE": "1"}, "SIMULATE: production runs real handlers only"),
+    ({**PRODUCTION, "GAME_DAY": "1"}, "GAME_DAY: nobody injects faults into production"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("environ", "on"),
+    [({}, True), ({"GAME_DAY": "0"}, False), (PRODUCTION, False), ({**PRODUCTION, "GAME_DAY": "0"}, False)],
+)
+def test_faults_may_be_injected_unless_it_is_production(environ: dict[str, str], on: bool) -> None:
+    assert load(WorkerSettings, {**DATABASE, **environ}).game_day_on is on
 
 
 @pytest.mark.parametrize(("environ", "said"), CONTRADICTIONS)
@@ -108,7 +117,7 @@ def test_contradictions_are_told_together_and_beside_bad_values() -> None:
     found = problems(WorkerSettings, {**environ, "BIND": "0.0.0.0", "FAILURE_RATE": "2"})
     assert {said for _, said in CONTRADICTIONS} < set(found)
     assert [problem.partition(":")[0] for problem in found[:2]] == ["FAILURE_RATE=2", "BIND=0.0.0.0"]
-    assert len(found) == 5
+    assert len(found) == len(CONTRADICTIONS) + 2
 
 
 def test_a_value_that_is_bad_by_itself_contradicts_nothing() -> None:

@@ -103,7 +103,7 @@ def test_convergence_counts_by_kind_and_version() -> None:
 
 
 def test_a_report_tells_the_whole_record() -> None:
-    proof = Proof({"API_TIMEOUT": 7}, {"API_TIMEOUT": 5}, 12, ("w1",), (uuid4(),), ("0af7",))
+    proof = Proof({"API_TIMEOUT": 7}, {"API_TIMEOUT": 5}, 12, ("w1",), (uuid4(),), ("0af7",), 1_640)
     moves = (
         Transition(
             BreakerState.CLOSED, BreakerState.OPEN, 5, 1_700, Cause.EVIDENCE, "", "", "X", "w1", proof

@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-metadata = sa.MetaData(
-    naming_convention={
-        "pk": "%(table_name)s_pkey",
-        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
-        "uq": "%(table_name)s_%(column_0_N_name)s_key",
-    }
-)
+from jobkit.adapters.sql.naming import CONVENTION
+
+metadata = sa.MetaData(naming_convention=CONVENTION)
 
 Millis = sa.BigInteger
 
@@ -381,3 +377,22 @@ redrive_jobs = sa.Table(
     # Its first run has failed.
     sa.Column("failing", sa.Boolean, nullable=False, server_default=sa.false()),
 )
+
+# Failures on purpose. They stay, as the record of who did what.
+faults = sa.Table(
+    "faults",
+    metadata,
+    sa.Column("fault_id", sa.Uuid, primary_key=True),
+    sa.Column("job_type", sa.String(128), nullable=False),
+    sa.Column("error_code", sa.String(64), nullable=False),
+    sa.Column("rate", sa.Float, nullable=False),
+    sa.Column("ttl_ms", sa.BigInteger, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("injected_at", Millis, nullable=False),
+    sa.Column("ends_at", Millis, nullable=False),
+    sa.Column("stopped_at", Millis),
+    sa.Column("stopped_by", sa.Text, nullable=False),
+    sa.Column("stop_reason", sa.Text, nullable=False),
+)
+sa.Index("faults_ends_idx", faults.c.ends_at)

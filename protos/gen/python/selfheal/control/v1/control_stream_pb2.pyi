@@ -387,7 +387,7 @@ class Push(_message.Message):
     NONCE_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """"breakers", "job_types" and so on; a worker refuses what it does not know."""
+    """"breakers", "job_types", "faults" and so on; a worker refuses what it does not know."""
     version: _builtins.int
     """A database revision: the same on every replica, and greater when newer."""
     nonce: _builtins.str
@@ -599,3 +599,53 @@ class JobTypeSnapshot(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JobTypeSnapshot: _TypeAlias = JobTypeSnapshot  # noqa: Y015
+
+@_typing.final
+class FaultSnapshot(_message.Message):
+    """FaultSnapshot is a resource of kind "faults": a failure that operators inject. A worker that takes no part in game
+    days refuses the kind.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FAULT_ID_FIELD_NUMBER: _builtins.int
+    JOB_TYPE_FIELD_NUMBER: _builtins.int
+    ERROR_CODE_FIELD_NUMBER: _builtins.int
+    RATE_FIELD_NUMBER: _builtins.int
+    REMAINING_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    fault_id: _builtins.str
+    """The fault's id."""
+    job_type: _builtins.str
+    """The job type whose attempts fail."""
+    error_code: _builtins.str
+    """The error code that they fail with."""
+    rate: _builtins.float
+    """Which share of them fails."""
+    actor: _builtins.str
+    """Who injected it."""
+    reason: _builtins.str
+    """Why."""
+    @_builtins.property
+    def remaining(self) -> _duration_pb2.Duration:
+        """How long it goes on from the moment of this push on. Never a time: clocks differ."""
+
+    def __init__(
+        self,
+        *,
+        fault_id: _builtins.str = ...,
+        job_type: _builtins.str = ...,
+        error_code: _builtins.str = ...,
+        rate: _builtins.float = ...,
+        remaining: _duration_pb2.Duration | None = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["remaining", b"remaining"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "error_code", b"error_code", "fault_id", b"fault_id", "job_type", b"job_type", "rate", b"rate", "reason", b"reason", "remaining", b"remaining"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FaultSnapshot: _TypeAlias = FaultSnapshot  # noqa: Y015
