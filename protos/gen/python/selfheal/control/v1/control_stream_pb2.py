@@ -24,12 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
-from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from selfheal.control.v1 import breaker_pb2 as selfheal_dot_control_dot_v1_dot_breaker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(selfheal/control/v1/control_stream.proto\x12\x13selfheal.control.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a!selfheal/control/v1/breaker.proto\"\xe6\x02\n\rWorkerMessage\x12\x38\n\x05hello\x18\x01 \x01(\x0b\x32 .selfheal.control.v1.WorkerHelloH\x00R\x05hello\x12\x44\n\theartbeat\x18\x02 \x01(\x0b\x32$.selfheal.control.v1.WorkerHeartbeatH\x00R\theartbeat\x12K\n\x0e\x62reaker_report\x18\x03 \x01(\x0b\x32\".selfheal.control.v1.BreakerReportH\x00R\rbreakerReport\x12\x30\n\x03\x61\x63k\x18\x04 \x01(\x0b\x32\x1c.selfheal.control.v1.PushAckH\x00R\x03\x61\x63k\x12K\n\x0e\x63ommand_result\x18\x05 \x01(\x0b\x32\".selfheal.control.v1.CommandResultH\x00R\rcommandResultB\t\n\x07message\"\xc0\x02\n\x0e\x43ontrolMessage\x12>\n\x07welcome\x18\x01 \x01(\x0b\x32\".selfheal.control.v1.StreamWelcomeH\x00R\x07welcome\x12\x38\n\x05pulse\x18\x02 \x01(\x0b\x32 .selfheal.control.v1.StreamPulseH\x00R\x05pulse\x12/\n\x04push\x18\x03 \x01(\x0b\x32\x19.selfheal.control.v1.PushH\x00R\x04push\x12\x38\n\x07\x63ommand\x18\x04 \x01(\x0b\x32\x1c.selfheal.control.v1.CommandH\x00R\x07\x63ommand\x12>\n\x07receipt\x18\x05 \x01(\x0b\x32\".selfheal.control.v1.ReportReceiptH\x00R\x07receiptB\t\n\x07message\"\xe0\x02\n\x0bWorkerHello\x12\x1b\n\tworker_id\x18\x01 \x01(\tR\x08workerId\x12\x1f\n\x0binstance_id\x18\x02 \x01(\tR\ninstanceId\x12\x1a\n\x08hostname\x18\x03 \x01(\tR\x08hostname\x12\x10\n\x03pid\x18\x04 \x01(\x05R\x03pid\x12\x18\n\x07release\x18\x05 \x01(\tR\x07release\x12\x1b\n\tjob_types\x18\x06 \x03(\tR\x08jobTypes\x12\x14\n\x05slots\x18\x07 \x01(\x05R\x05slots\x12W\n\rheld_versions\x18\x08 \x03(\x0b\x32\x32.selfheal.control.v1.WorkerHello.HeldVersionsEntryR\x0cheldVersions\x1a?\n\x11HeldVersionsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x03R\x05value:\x02\x38\x01\"\xb3\x01\n\rStreamWelcome\x12\x18\n\x07replica\x18\x01 \x01(\tR\x07replica\x12H\n\x12heartbeat_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x11heartbeatInterval\x12>\n\rsilence_limit\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0csilenceLimit\"\xd0\x02\n\x0fWorkerHeartbeat\x12\x1a\n\x08sequence\x18\x01 \x01(\x03R\x08sequence\x12\x1d\n\nslots_used\x18\x02 \x01(\x05R\tslotsUsed\x12!\n\x0cmemory_bytes\x18\x03 \x01(\x03R\x0bmemoryBytes\x12\x1a\n\x08\x64raining\x18\x04 \x01(\x08R\x08\x64raining\x12\x46\n\x05types\x18\x05 \x03(\x0b\x32\x30.selfheal.control.v1.WorkerHeartbeat.TypeFiguresR\x05types\x1a{\n\x0bTypeFigures\x12\x19\n\x08job_type\x18\x01 \x01(\tR\x07jobType\x12\x1b\n\tin_flight\x18\x02 \x01(\x05R\x08inFlight\x12\x1c\n\tprocessed\x18\x03 \x01(\x03R\tprocessed\x12\x16\n\x06\x66\x61iled\x18\x04 \x01(\x03R\x06\x66\x61iled\")\n\x0bStreamPulse\x12\x1a\n\x08sequence\x18\x01 \x01(\x03R\x08sequence\"c\n\rBreakerReport\x12\x1a\n\x08sequence\x18\x01 \x01(\x03R\x08sequence\x12\x36\n\x07\x62reaker\x18\x02 \x01(\x0b\x32\x1c.selfheal.control.v1.BreakerR\x07\x62reaker\"+\n\rReportReceipt\x12\x1a\n\x08sequence\x18\x01 \x01(\x03R\x08sequence\"~\n\x04Push\x12\x12\n\x04kind\x18\x01 \x01(\tR\x04kind\x12\x18\n\x07version\x18\x02 \x01(\x03R\x07version\x12\x14\n\x05nonce\x18\x03 \x01(\tR\x05nonce\x12\x32\n\tresources\x18\x04 \x03(\x0b\x32\x14.google.protobuf.AnyR\tresources\"w\n\x07PushAck\x12\x14\n\x05nonce\x18\x01 \x01(\tR\x05nonce\x12\x18\n\x07version\x18\x02 \x01(\x03R\x07version\x12\x12\n\x04kind\x18\x03 \x01(\tR\x04kind\x12(\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusR\x05\x65rror\"m\n\x07\x43ommand\x12\x1d\n\ncommand_id\x18\x01 \x01(\tR\tcommandId\x12\x39\n\x05\x64rain\x18\x02 \x01(\x0b\x32!.selfheal.control.v1.DrainCommandH\x00R\x05\x64rainB\x08\n\x06\x61\x63tion\"<\n\x0c\x44rainCommand\x12\x16\n\x06reason\x18\x01 \x01(\tR\x06reason\x12\x14\n\x05\x61\x63tor\x18\x02 \x01(\tR\x05\x61\x63tor\"X\n\rCommandResult\x12\x1d\n\ncommand_id\x18\x01 \x01(\tR\tcommandId\x12(\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusR\x05\x65rror\"\xf4\x01\n\x0f\x42reakerSnapshot\x12\x18\n\x07\x62reaker\x18\x01 \x01(\tR\x07\x62reaker\x12\x37\n\x05state\x18\x02 \x01(\x0e\x32!.selfheal.control.v1.BreakerStateR\x05state\x12\x1e\n\ngeneration\x18\x03 \x01(\x03R\ngeneration\x12\x37\n\tremaining\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\tremaining\x12\x1d\n\nerror_code\x18\x05 \x01(\tR\terrorCode\x12\x16\n\x06\x66orced\x18\x06 \x01(\x08R\x06\x66orced\",\n\x0fJobTypeSnapshot\x12\x19\n\x08job_type\x18\x01 \x01(\tR\x07jobType\"\xdf\x01\n\rFaultSnapshot\x12\x19\n\x08\x66\x61ult_id\x18\x01 \x01(\tR\x07\x66\x61ultId\x12\x19\n\x08job_type\x18\x02 \x01(\tR\x07jobType\x12\x1d\n\nerror_code\x18\x03 \x01(\tR\terrorCode\x12\x12\n\x04rate\x18\x04 \x01(\x01R\x04rate\x12\x37\n\tremaining\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\tremaining\x12\x14\n\x05\x61\x63tor\x18\x06 \x01(\tR\x05\x61\x63tor\x12\x16\n\x06reason\x18\x07 \x01(\tR\x06reasonb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(selfheal/control/v1/control_stream.proto\x12\x13selfheal.control.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a!selfheal/control/v1/breaker.proto\"\xe6\x02\n\rWorkerMessage\x12\x38\n\x05hello\x18\x01 \x01(\x0b\x32 .selfheal.control.v1.WorkerHelloH\x00R\x05hello\x12\x44\n\theartbeat\x18\x02 \x01(\x0b\x32$.selfheal.control.v1.WorkerHeartbeatH\x00R\theartbeat\x12K\n\x0e\x62reaker_report\x18\x03 \x01(\x0b\x32\".selfheal.control.v1.BreakerReportH\x00R\rbreakerReport\x12\x30\n\x03\x61\x63k\x18\x04 \x01(\x0b\x32\x1c.selfheal.control.v1.PushAckH\x00R\x03\x61\x63k\x12K\n\x0e\x63ommand_result\x18\x05 \x01(\x0b\x32\".selfheal.control.v1.CommandResultH\x00R\rcommandResultB\t\n\x07message\"\xc0\x02\n\x0e\x43ontrolMessage\x12>\n\x07welcome\x18\x01 \x01(\x0b\x32\".selfheal.control.v1.StreamWelcomeH\x00R\x07welcome\x12\x38\n\x05pulse\x18\x02 \x01(\x0b\x32 .selfheal.control.v1.StreamPulseH\x00R\x05pulse\x12/\n\x04push\x18\x03 \x01(\x0b\x32\x19.selfheal.control.v1.PushH\x00R\x04push\x12\x38\n\x07\x63ommand\x18\x04 \x01(\x0b\x32\x1c.selfheal.control.v1.CommandH\x00R\x07\x63ommand\x12>\n\x07receipt\x18\x05 \x01(\x0b\x32\".selfheal.control.v1.ReportReceiptH\x00R\x07receiptB\t\n\x07message\"\xe0\x02\n\x0bWorkerHello\x12\x1b\n\tworker_id\x18\x01 \x01(\tR\x08workerId\x12\x1f\n\x0binstance_id\x18\x02 \x01(\tR\ninstanceId\x12\x1a\n\x08hostname\x18\x03 \x01(\tR\x08hostname\x12\x10\n\x03pid\x18\x04 \x01(\x05R\x03pid\x12\x18\n\x07release\x18\x05 \x01(\tR\x07release\x12\x1b\n\tjob_types\x18\x06 \x03(\tR\x08jobTypes\x12\x14\n\x05slots\x18\x07 \x01(\x05R\x05slots\x12W\n\rheld_versions\x18\x08 \x03(\x0b\x32\x32.selfheal.control.v1.WorkerHello.HeldVersionsEntryR\x0cheldVersions\x1a?\n\x11HeldVersionsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x03R\x05value:\x02\x38\x01\"\xb3\x01\n\rStreamWelcome\x12\x18\n\x07replica\x18\x01 \x01(\tR\x07replica\x12H\n\x12heartbeat_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x11heartbeatInterval\x12>\n\rsilence_limit\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0csilenceLimit\"\xd0\x02\n\x0fWorkerHeartbeat\x12\x1a\n\x08sequence\x18\x01 \x01(\x03R\x08sequence\x12\x1d\n\nslots_used\x18\x02 \x01(\x05R\tslotsUsed\x12!\n\x0cmemory_bytes\x18\x03 \x01(\x03R\x0bmemoryBytes\x12\x1a\n\x08\x64raining\x18\x04 \x01(\x08R\x08\x64raining\x12\x46\n\x05types\x18\x05 \x03(\x0b\x32\x30.selfheal.control.v1.WorkerHeartbeat.TypeFiguresR\x05types\x1a{\n\x0bTypeFigures\x12\x19\n\x08job_type\x18\x01 \x01(\tR\x07jobType\x12\x1b\n\tin_flight\x18\x02 \x01(\x05R\x08inFlight\x12\x1c\n\tprocessed\x18\x03 \x01(\x03R\tprocessed\x12\x16\n\x06\x66\x61iled\x18\x04 \x01(\x03R\x06\x66\x61iled\")\n\x0bStreamPulse\x12\x1a\n\x08sequence\x18\x01 \x01(\x03R\x08sequence\"c\n\rBreakerReport\x12\x1a\n\x08sequence\x18\x01 \x01(\x03R\x08sequence\x12\x36\n\x07\x62reaker\x18\x02 \x01(\x0b\x32\x1c.selfheal.control.v1.BreakerR\x07\x62reaker\"+\n\rReportReceipt\x12\x1a\n\x08sequence\x18\x01 \x01(\x03R\x08sequence\"~\n\x04Push\x12\x12\n\x04kind\x18\x01 \x01(\tR\x04kind\x12\x18\n\x07version\x18\x02 \x01(\x03R\x07version\x12\x14\n\x05nonce\x18\x03 \x01(\tR\x05nonce\x12\x32\n\tresources\x18\x04 \x03(\x0b\x32\x14.google.protobuf.AnyR\tresources\"w\n\x07PushAck\x12\x14\n\x05nonce\x18\x01 \x01(\tR\x05nonce\x12\x18\n\x07version\x18\x02 \x01(\x03R\x07version\x12\x12\n\x04kind\x18\x03 \x01(\tR\x04kind\x12(\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusR\x05\x65rror\"m\n\x07\x43ommand\x12\x1d\n\ncommand_id\x18\x01 \x01(\tR\tcommandId\x12\x39\n\x05\x64rain\x18\x02 \x01(\x0b\x32!.selfheal.control.v1.DrainCommandH\x00R\x05\x64rainB\x08\n\x06\x61\x63tion\"<\n\x0c\x44rainCommand\x12\x16\n\x06reason\x18\x01 \x01(\tR\x06reason\x12\x14\n\x05\x61\x63tor\x18\x02 \x01(\tR\x05\x61\x63tor\"X\n\rCommandResult\x12\x1d\n\ncommand_id\x18\x01 \x01(\tR\tcommandId\x12(\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusR\x05\x65rror\"\xf4\x01\n\x0f\x42reakerSnapshot\x12\x18\n\x07\x62reaker\x18\x01 \x01(\tR\x07\x62reaker\x12\x37\n\x05state\x18\x02 \x01(\x0e\x32!.selfheal.control.v1.BreakerStateR\x05state\x12\x1e\n\ngeneration\x18\x03 \x01(\x03R\ngeneration\x12\x37\n\tremaining\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\tremaining\x12\x1d\n\nerror_code\x18\x05 \x01(\tR\terrorCode\x12\x16\n\x06\x66orced\x18\x06 \x01(\x08R\x06\x66orced\",\n\x0fJobTypeSnapshot\x12\x19\n\x08job_type\x18\x01 \x01(\tR\x07jobType\"\xdf\x01\n\rFaultSnapshot\x12\x19\n\x08\x66\x61ult_id\x18\x01 \x01(\tR\x07\x66\x61ultId\x12\x19\n\x08job_type\x18\x02 \x01(\tR\x07jobType\x12\x1d\n\nerror_code\x18\x03 \x01(\tR\terrorCode\x12\x12\n\x04rate\x18\x04 \x01(\x01R\x04rate\x12\x37\n\tremaining\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\tremaining\x12\x14\n\x05\x61\x63tor\x18\x06 \x01(\tR\x05\x61\x63tor\x12\x16\n\x06reason\x18\x07 \x01(\tR\x06reasonb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,40 +37,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_WORKERHELLO_HELDVERSIONSENTRY']._loaded_options = None
   _globals['_WORKERHELLO_HELDVERSIONSENTRY']._serialized_options = b'8\001'
-  _globals['_WORKERMESSAGE']._serialized_start=218
-  _globals['_WORKERMESSAGE']._serialized_end=576
-  _globals['_CONTROLMESSAGE']._serialized_start=579
-  _globals['_CONTROLMESSAGE']._serialized_end=899
-  _globals['_WORKERHELLO']._serialized_start=902
-  _globals['_WORKERHELLO']._serialized_end=1254
-  _globals['_WORKERHELLO_HELDVERSIONSENTRY']._serialized_start=1191
-  _globals['_WORKERHELLO_HELDVERSIONSENTRY']._serialized_end=1254
-  _globals['_STREAMWELCOME']._serialized_start=1257
-  _globals['_STREAMWELCOME']._serialized_end=1436
-  _globals['_WORKERHEARTBEAT']._serialized_start=1439
-  _globals['_WORKERHEARTBEAT']._serialized_end=1775
-  _globals['_WORKERHEARTBEAT_TYPEFIGURES']._serialized_start=1652
-  _globals['_WORKERHEARTBEAT_TYPEFIGURES']._serialized_end=1775
-  _globals['_STREAMPULSE']._serialized_start=1777
-  _globals['_STREAMPULSE']._serialized_end=1818
-  _globals['_BREAKERREPORT']._serialized_start=1820
-  _globals['_BREAKERREPORT']._serialized_end=1919
-  _globals['_REPORTRECEIPT']._serialized_start=1921
-  _globals['_REPORTRECEIPT']._serialized_end=1964
-  _globals['_PUSH']._serialized_start=1966
-  _globals['_PUSH']._serialized_end=2092
-  _globals['_PUSHACK']._serialized_start=2094
-  _globals['_PUSHACK']._serialized_end=2213
-  _globals['_COMMAND']._serialized_start=2215
-  _globals['_COMMAND']._serialized_end=2324
-  _globals['_DRAINCOMMAND']._serialized_start=2326
-  _globals['_DRAINCOMMAND']._serialized_end=2386
-  _globals['_COMMANDRESULT']._serialized_start=2388
-  _globals['_COMMANDRESULT']._serialized_end=2476
-  _globals['_BREAKERSNAPSHOT']._serialized_start=2479
-  _globals['_BREAKERSNAPSHOT']._serialized_end=2723
-  _globals['_JOBTYPESNAPSHOT']._serialized_start=2725
-  _globals['_JOBTYPESNAPSHOT']._serialized_end=2769
-  _globals['_FAULTSNAPSHOT']._serialized_start=2772
-  _globals['_FAULTSNAPSHOT']._serialized_end=2995
+  _globals['_WORKERMESSAGE']._serialized_start=185
+  _globals['_WORKERMESSAGE']._serialized_end=543
+  _globals['_CONTROLMESSAGE']._serialized_start=546
+  _globals['_CONTROLMESSAGE']._serialized_end=866
+  _globals['_WORKERHELLO']._serialized_start=869
+  _globals['_WORKERHELLO']._serialized_end=1221
+  _globals['_WORKERHELLO_HELDVERSIONSENTRY']._serialized_start=1158
+  _globals['_WORKERHELLO_HELDVERSIONSENTRY']._serialized_end=1221
+  _globals['_STREAMWELCOME']._serialized_start=1224
+  _globals['_STREAMWELCOME']._serialized_end=1403
+  _globals['_WORKERHEARTBEAT']._serialized_start=1406
+  _globals['_WORKERHEARTBEAT']._serialized_end=1742
+  _globals['_WORKERHEARTBEAT_TYPEFIGURES']._serialized_start=1619
+  _globals['_WORKERHEARTBEAT_TYPEFIGURES']._serialized_end=1742
+  _globals['_STREAMPULSE']._serialized_start=1744
+  _globals['_STREAMPULSE']._serialized_end=1785
+  _globals['_BREAKERREPORT']._serialized_start=1787
+  _globals['_BREAKERREPORT']._serialized_end=1886
+  _globals['_REPORTRECEIPT']._serialized_start=1888
+  _globals['_REPORTRECEIPT']._serialized_end=1931
+  _globals['_PUSH']._serialized_start=1933
+  _globals['_PUSH']._serialized_end=2059
+  _globals['_PUSHACK']._serialized_start=2061
+  _globals['_PUSHACK']._serialized_end=2180
+  _globals['_COMMAND']._serialized_start=2182
+  _globals['_COMMAND']._serialized_end=2291
+  _globals['_DRAINCOMMAND']._serialized_start=2293
+  _globals['_DRAINCOMMAND']._serialized_end=2353
+  _globals['_COMMANDRESULT']._serialized_start=2355
+  _globals['_COMMANDRESULT']._serialized_end=2443
+  _globals['_BREAKERSNAPSHOT']._serialized_start=2446
+  _globals['_BREAKERSNAPSHOT']._serialized_end=2690
+  _globals['_JOBTYPESNAPSHOT']._serialized_start=2692
+  _globals['_JOBTYPESNAPSHOT']._serialized_end=2736
+  _globals['_FAULTSNAPSHOT']._serialized_start=2739
+  _globals['_FAULTSNAPSHOT']._serialized_end=2962
 # @@protoc_insertion_point(module_scope)
