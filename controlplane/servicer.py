@@ -12,9 +12,9 @@ from controlplane.chronicle import Chronicle
 from controlplane.convert import breaker_to_wire
 from controlplane.history_servicer import HistoryServicer
 from controlplane.policies import PolicyDesk
-from controlplane.policy_convert import override_from_wire, override_to_wire, policy_to_wire
 from jobkit.domain.errors import FieldViolation, InvalidJob
 from jobkit.rpc.convert import from_timestamp
+from jobkit.rpc.policies import override_from_wire, override_to_wire, policy_to_wire
 
 MAX_PAGE = 1_000
 

@@ -26,7 +26,7 @@ from jobkit.domain.breaker import (
     Wait,
 )
 from jobkit.domain.errors import Unavailable
-from jobkit.domain.policy import PolicySet
+from jobkit.domain.policy import PolicySet, check_policies
 from jobkit.domain.tripping import (
     cooldown,
     decide_evidence,
@@ -132,9 +132,11 @@ class Breakers:
         return self.over(record.open_until)
 
     def apply(self, policies: PolicySet) -> None:
-        """From now on these policies count; what a breaker has come to stays. An older revision changes nothing."""
+        """From now on these policies count; what a breaker has come to stays. An older revision changes nothing.
+        Raises ValueError for policies that nobody can go by; then the earlier ones count on."""
         if policies.revision < self._policies.revision:
             return
+        check_policies(policies)
         self._policies = policies
         for breaker in self._breakers.values():
             policy = policies.resolve(self._base, breaker.name)

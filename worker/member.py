@@ -8,9 +8,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from selfheal.control.v1 import control_stream_pb2 as wire
+from selfheal.control.v1.breaker_policy_pb2 import BreakerPolicy
 
 from jobkit import __version__
 from jobkit.rpc.breakers import snapshot_from_wire
+from jobkit.rpc.catalog import type_from_wire
+from jobkit.rpc.policies import set_from_wire
 from worker.control import Control
 from worker.figures import resident_memory
 from worker.organs import Organs
@@ -41,7 +44,11 @@ class Member:
 
     def appliers(self) -> Mapping[str, Applier]:
         """By kind. A further kind is one more entry here and one more source in the control plane."""
-        return {"breakers": self._apply_breakers, "job_types": self._apply_job_types}
+        return {
+            "breakers": self._apply_breakers,
+            "job_types": self._apply_job_types,
+            "policies": self._apply_policies,
+        }
 
     def hello(self) -> wire.WorkerHello:
         organs = self._organs
@@ -76,8 +83,13 @@ class Member:
         await self._organs.breakers.hear([snapshot_from_wire(snapshot, now) for snapshot in told])
 
     async def _apply_job_types(self, resources: Sequence[AnyMessage]) -> None:
-        """The database says what there is; this says when to look."""
-        self._organs.lanes.expect([one.job_type for one in unpacked(resources, wire.JobTypeSnapshot)])
+        """Pauses and limits are in force at once; of types that are new the database says more."""
+        told = [type_from_wire(one) for one in unpacked(resources, wire.JobTypeSnapshot)]
+        self._organs.limits.hear({info.job_type: info for info in told})
+        self._organs.lanes.expect([info.job_type for info in told])
+
+    async def _apply_policies(self, resources: Sequence[AnyMessage]) -> None:
+        self._organs.breakers.apply(set_from_wire(unpacked(resources, BreakerPolicy)))
 
     async def _drain(self, command: wire.Command) -> None:
         await self._organs.retire(command.drain.actor, command.drain.reason)
