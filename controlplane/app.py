@@ -26,6 +26,7 @@ from controlplane.reconcilers.intake import Intake
 from controlplane.reconcilers.overdue import Overdue
 from controlplane.reconcilers.redrive import Redriving
 from controlplane.reconcilers.retention import Retention
+from controlplane.recorder import RECORD_SECONDS, Recorder, Simulator
 from controlplane.servicer import BreakerServicer
 from controlplane.settings import ControlPlaneSettings
 from controlplane.shim import add_routes
@@ -76,7 +77,7 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
             "controlPlane",
             settings.bind,
             (settings.grpc_port, settings.http_port),
-            _services(world, desk, chronicle, streams),
+            _services(world, desk, chronicle, streams, Simulator(world, desk, settings.breaker_policy)),
             world.checks(publisher),
             registry,
         )
@@ -94,6 +95,7 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
         _redrive(loops, Redriving(world, publisher, registry))
         _keep_house(loops, Retention(world, settings.ages), Keeper(world), Gauges(world, registry))
         _tell(loops, feed, Accountant(world.sums, registry))
+        loops.every(RECORD_SECONDS, "attempt-log", Recorder(world).record)
         streams.start(loops)
         await front.start()
         stack.push_async_callback(front.stop)
@@ -104,8 +106,10 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
         yield ControlPlaneApp(front, streams)
 
 
-def _services(world: World, desk: BreakerDesk, chronicle: Chronicle, streams: Streams) -> Services:
-    breakers = BreakerServicer(desk, PolicyDesk(world), chronicle)
+def _services(
+    world: World, desk: BreakerDesk, chronicle: Chronicle, streams: Streams, simulator: Simulator
+) -> Services:
+    breakers = BreakerServicer(desk, PolicyDesk(world), chronicle, simulator)
     quarantine = QuarantineServicer(QuarantineDesk(world))
     return [
         (add_BreakerServiceServicer_to_server, breakers, SERVICE),

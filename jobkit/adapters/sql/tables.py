@@ -302,6 +302,23 @@ sa.Index("incidents_open_idx", incidents.c.breaker, unique=True, postgresql_wher
 _partial("incidents_closed_idx", incidents.c.closed_at, where="closed_at IS NOT NULL")
 _partial("incidents_uncounted_idx", incidents.c.incident_id, where="attempts_saved > attempts_counted")
 
+# What breakers took in (domain/attempts.py), one row per batch as it was taken from their store, in its time.
+attempt_log = sa.Table(
+    "attempt_log",
+    metadata,
+    sa.Column("breaker", sa.String(130), primary_key=True),
+    # The position of the first entry, and of the last.
+    sa.Column("first_ms", Millis, primary_key=True, autoincrement=False),
+    sa.Column("first_number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("last_ms", Millis, nullable=False),
+    sa.Column("last_number", sa.BigInteger, nullable=False),
+    # How many entries and attempts.
+    sa.Column("weight", sa.Integer, nullable=False),
+    # JSON, compressed.
+    sa.Column("entries", sa.LargeBinary, nullable=False),
+)
+sa.Index("attempt_log_last_idx", attempt_log.c.last_ms)
+
 # Numbers given out in commit order, under the row's lock.
 counters = sa.Table(
     "counters",
