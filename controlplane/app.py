@@ -94,8 +94,7 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
         _reconcile(loops, settings, overdue, Intake(world))
         _redrive(loops, Redriving(world, publisher, registry))
         _keep_house(loops, Retention(world, settings.ages), Keeper(world), Gauges(world, registry))
-        _tell(loops, feed, Accountant(world.sums, registry))
-        loops.every(RECORD_SECONDS, "attempt-log", Recorder(world).record)
+        _tell(loops, feed, Accountant(world.sums, registry), Recorder(world))
         streams.start(loops)
         await front.start()
         stack.push_async_callback(front.stop)
@@ -141,10 +140,11 @@ def _reconcile(loops: Loops, settings: ControlPlaneSettings, overdue: Overdue, i
     loops.every(interval * 4, "intake", intake.file)
 
 
-def _tell(loops: Loops, feed: Feed, accountant: Accountant) -> None:
+def _tell(loops: Loops, feed: Feed, accountant: Accountant, recorder: Recorder) -> None:
     loops.spawn("feed", feed.follow)
     loops.every(1.0, "weigh", accountant.weigh)
     loops.every(1.0, "count", accountant.count)
+    loops.every(RECORD_SECONDS, "attempt-log", recorder.record)
 
 
 COMPONENT = Component("controlplane", ControlPlaneSettings, build, "CONTROLPLANE_HTTP_PORT")
