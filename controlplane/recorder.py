@@ -74,6 +74,8 @@ class Simulator:
         self._desk = desk
         self._base = base
         self._recorder = Recorder(world)
+        # A replay takes seconds of a processor: streams and calls go on beside one, not beside many.
+        self._turn = asyncio.Lock()
 
     async def simulate(
         self, name: str, candidate: PolicyOverride, start: datetime | None, end: datetime | None
@@ -97,7 +99,8 @@ class Simulator:
             )
         log = await self._world.attempts.read(name, lead, until)
         before = await self._world.attempts.standing(name, lead - 1) or BreakerRecord(name)
-        found = await asyncio.to_thread(simulate, policy, before, log, since)
+        async with self._turn:
+            found = await asyncio.to_thread(simulate, policy, before, log, since)
         held, saved = await self._weigh(name, found.stretches, until)
         return Forecast(found, since, until, held, saved, await self._world.attempts.oldest(name))
 

@@ -24,6 +24,7 @@ from jobkit.rpc.convert import from_duration, to_timestamp
 if TYPE_CHECKING:
     from selfheal.control.v1.breaker_service_pb2_grpc import BreakerServiceAsyncStub
 
+SECONDS = 120.0  # a long log takes its time
 When = Annotated[str, typer.Option(metavar="TIME", help="A duration ago such as 1h, or an RFC 3339 time.")]
 
 
@@ -48,7 +49,7 @@ def simulate(
 
     async def work(channel: grpc.aio.Channel, call: Caller) -> api.SimulateBreakerPolicyResponse:
         stub: BreakerServiceAsyncStub = breaker_service_pb2_grpc.BreakerServiceStub(channel)
-        return await call(stub.SimulateBreakerPolicy, request)
+        return await call(stub.SimulateBreakerPolicy, request, timeout=SECONDS)
 
     found = converse(address or ctx.obj.control, work)
     if as_json:

@@ -28,6 +28,7 @@ class Sightings:
         self._jobs: dict[str, dict[UUID, int]] = {}
         self._attempts: dict[tuple[str, int], tuple[int, int]] = {}
         self._window = 0
+        self._pruned = (0, 0)
 
     def add(self, evidence: Evidence, now: int, sample: int, window: int) -> None:
         self._window = window
@@ -91,6 +92,9 @@ class Sightings:
         return OTHER_CODE
 
     def _prune(self, now: int) -> None:
+        if self._pruned == (now, self._window):
+            return  # what came since is of this very moment
+        self._pruned = (now, self._window)
         oldest = now - self._window
         for code, jobs in list(self._jobs.items()):
             for job_id, at in list(jobs.items()):

@@ -14,16 +14,21 @@ from selfheal.control.v1 import breaker_pb2, breaker_service_pb2_grpc
 from selfheal.control.v1 import breaker_service_pb2 as api
 from typer.testing import CliRunner
 
-from controlplane.recorder import Recorder
+from controlplane.breakers import BreakerDesk
+from controlplane.recorder import Recorder, Simulator
 from jobkit import TransientError
 from jobkit.adapters import tape
+from jobkit.adapters.redis.breakers import RedisBreakerStore
 from jobkit.cli import breaker
 from jobkit.cli.targets import Targets
 from jobkit.domain.attempts import Logged
-from jobkit.domain.breaker import BreakerRecord, BreakerState
+from jobkit.domain.breaker import BreakerPolicy, BreakerRecord, BreakerState, Evidence, Outcome
+from jobkit.domain.errors import Precondition, Unavailable
 from jobkit.domain.job import JobState
+from jobkit.domain.policy import PolicyOverride
 from jobkit.domain.simulation import simulate
 from jobkit.handling import JobContext
+from jobkit.host.world import new_id
 from tests.integration.stage import Place, Stage, Trade, eventually, succeed
 
 POLICY = {"COOLDOWN_PERIOD": "0.3", "MAX_COOLDOWN": "0.6"}
@@ -156,3 +161,39 @@ async def test_the_policy_in_force_gives_the_ledgers_own_timeline(place: Place) 
         assert [(move.at, move.to_state) for move in slow.transitions] == [(ledger[0].at, BreakerState.OPEN)]
         assert slow.held > 0
         assert slow.false_ms(log[-1].at) > 0
+
+
+async def test_more_than_one_call_may_look_at_is_refused(
+    embedded: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Stage(embedded) as stage:
+        name = embedded.type("email")
+        await stage.world.types.ensure([name], 10)
+        outcomes = tuple(Outcome(new_id(), "", name) for _ in range(20))
+        await stage.world.breakers.report(name, Evidence(0, outcomes, "w"), 50, 60_000)
+        simulator = Simulator(stage.world, BreakerDesk(stage.world), BreakerPolicy())
+        assert (await simulator.simulate(name, PolicyOverride(), None, None)).simulated.attempts == 20
+        monkeypatch.setattr("controlplane.recorder.MOST", 20)
+        with pytest.raises(Precondition) as refused:
+            await simulator.simulate(name, PolicyOverride(), None, None)
+        assert (refused.value.reason, refused.value.metadata["limit"]) == ("TOO_MANY_ATTEMPTS", "20")
+
+
+async def test_without_the_breaker_store_what_was_taken_from_it_is_played(embedded: Place) -> None:
+    async with Stage(embedded) as stage:
+        name = embedded.type("email")
+        world = stage.world
+        await world.types.ensure([name], 10)
+        outcomes = tuple(Outcome(new_id(), "", name) for _ in range(20))
+        await world.breakers.report(name, Evidence(0, outcomes, "w"), 50, 60_000)
+        await Recorder(world).record()
+        simulator = Simulator(world, BreakerDesk(world), BreakerPolicy())
+        kept, world.breakers = world.breakers, RedisBreakerStore("redis://127.0.0.1:1", "x")
+        try:
+            with pytest.raises(Unavailable):
+                await Recorder(world).record()
+            found = await simulator.simulate(name, PolicyOverride(), None, None)
+        finally:
+            await world.breakers.close()
+            world.breakers = kept
+        assert found.simulated.attempts == 20
