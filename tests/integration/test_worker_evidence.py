@@ -290,7 +290,7 @@ class Ledger:
     async def record(self, record: BreakerRecord) -> int:
         return 0
 
-    async def latest(self) -> dict[str, BreakerRecord]:
+    async def latest(self, names: object = None) -> dict[str, BreakerRecord]:
         self.asked += 1
         return self._latest
 
