@@ -30,6 +30,7 @@ from controlplane.reconcilers.intake import Intake
 from controlplane.reconcilers.overdue import Overdue
 from controlplane.reconcilers.redrive import Redriving
 from controlplane.reconcilers.retention import Retention
+from controlplane.recorder import RECORD_SECONDS, Recorder, Simulator
 from controlplane.servicer import BreakerServicer
 from controlplane.settings import ControlPlaneSettings
 from controlplane.shim import add_routes
@@ -80,7 +81,7 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
             "controlPlane",
             settings.bind,
             (settings.grpc_port, settings.http_port),
-            _services(world, desk, chronicle, streams, settings.game_day_on),
+            _services(world, desk, chronicle, streams, settings),
             world.checks(publisher),
             registry,
         )
@@ -97,7 +98,7 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
         _reconcile(loops, settings, overdue, Intake(world))
         _redrive(loops, Redriving(world, publisher, registry))
         _keep_house(loops, Retention(world, settings.ages), Keeper(world), Gauges(world, registry))
-        _tell(loops, feed, Accountant(world.sums, registry))
+        _tell(loops, feed, Accountant(world.sums, registry), Recorder(world))
         streams.start(loops)
         await front.start()
         stack.push_async_callback(front.stop)
@@ -109,13 +110,18 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
 
 
 def _services(
-    world: World, desk: BreakerDesk, chronicle: Chronicle, streams: Streams, game_day: bool
+    world: World, desk: BreakerDesk, chronicle: Chronicle, streams: Streams, settings: ControlPlaneSettings
 ) -> Services:
-    breakers = BreakerServicer(desk, PolicyDesk(world), chronicle)
+    simulator = Simulator(world, desk, settings.breaker_policy)
+    breakers = BreakerServicer(desk, PolicyDesk(world), chronicle, simulator)
     quarantine = QuarantineServicer(QuarantineDesk(world))
     return [
         (add_BreakerServiceServicer_to_server, breakers, SERVICE),
-        (add_GameDayServiceServicer_to_server, GameDayServicer(GameDayDesk(world, game_day)), GAME_DAY),
+        (
+            add_GameDayServiceServicer_to_server,
+            GameDayServicer(GameDayDesk(world, settings.game_day_on)),
+            GAME_DAY,
+        ),
         (add_JobTypeServiceServicer_to_server, JobTypeServicer(TypeDesk(world)), TYPE_SERVICE),
         (add_QuarantineServiceServicer_to_server, quarantine, QUARANTINE_SERVICE),
         (add_WorkerServiceServicer_to_server, WorkerServicer(streams.desk), WORKERS),
@@ -144,10 +150,11 @@ def _reconcile(loops: Loops, settings: ControlPlaneSettings, overdue: Overdue, i
     loops.every(interval * 4, "intake", intake.file)
 
 
-def _tell(loops: Loops, feed: Feed, accountant: Accountant) -> None:
+def _tell(loops: Loops, feed: Feed, accountant: Accountant, recorder: Recorder) -> None:
     loops.spawn("feed", feed.follow)
     loops.every(1.0, "weigh", accountant.weigh)
     loops.every(1.0, "count", accountant.count)
+    loops.every(RECORD_SECONDS, "attempt-log", recorder.record)
 
 
 COMPONENT = Component("controlplane", ControlPlaneSettings, build, "CONTROLPLANE_HTTP_PORT")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from selfheal.control.v1 import breaker_pb2, breaker_service_pb2, incident_pb2
 
 from controlplane.breakers import BreakerView
 from controlplane.chronicle import Event, Mark
+from controlplane.recorder import Forecast
 from jobkit.domain.breaker import Cause, Transition
 from jobkit.domain.ledger import Entry, Incident
 from jobkit.rpc.breakers import proof_to_wire
@@ -71,6 +72,27 @@ def event_to_wire(event: Event) -> breaker_service_pb2.WatchBreakersResponse:
             revision=event.revision, transition=entry_to_wire(event)
         )
     return breaker_service_pb2.WatchBreakersResponse(breaker=breaker_to_wire(event))
+
+
+def forecast_to_wire(breaker: str, forecast: Forecast) -> breaker_service_pb2.SimulateBreakerPolicyResponse:
+    found, end = forecast.simulated, forecast.end
+    message = breaker_service_pb2.SimulateBreakerPolicyResponse(
+        attempts=found.attempts,
+        attempts_held=found.held,
+        jobs_held=forecast.jobs_held,
+        attempts_saved=forecast.attempts_saved,
+        open_duration=to_duration(timedelta(milliseconds=found.open_ms(end))),
+        falsely_open_duration=to_duration(timedelta(milliseconds=found.false_ms(end))),
+        start_time=to_time(forecast.start),
+        end_time=to_time(end),
+    )
+    for move in found.transitions:
+        told = message.transitions.add()
+        told.CopyFrom(transition_to_wire(move))
+        told.breaker = breaker
+    if forecast.log_start is not None:
+        message.log_start_time.CopyFrom(to_time(forecast.log_start))
+    return message
 
 
 def incident_to_wire(incident: Incident) -> incident_pb2.Incident:

@@ -10,7 +10,7 @@ from controlplane.breakers import check_texts
 from jobkit.domain.errors import FieldViolation, InvalidJob
 from jobkit.domain.policy import PolicyOverride, StoredPolicy, check_etag, find_policy_faults
 from jobkit.domain.tripping import ANONYMOUS
-from jobkit.host.channels import NEWS, POLICIES
+from jobkit.host.channels import NEWS, POLICIES, REVISIONS
 from jobkit.host.world import World
 
 _log = logging.getLogger(__name__)
@@ -68,7 +68,8 @@ class PolicyDesk:
             pattern, override, etag=etag, actor=actor or ANONYMOUS, reason=reason
         )
         _log.warning("policy of %s changed by %s (%s)", pattern, stored.actor, reason)
-        await self._world.signals.send(POLICIES, [NEWS])
+        for channel in (REVISIONS, POLICIES):
+            await self._world.signals.send(channel, [NEWS])
         return stored
 
 

@@ -9,12 +9,13 @@ from selfheal.control.v1 import breaker_service_pb2 as wire
 
 from controlplane.breakers import BreakerDesk
 from controlplane.chronicle import Chronicle
-from controlplane.convert import breaker_to_wire
+from controlplane.convert import breaker_to_wire, forecast_to_wire
 from controlplane.history_servicer import HistoryServicer
 from controlplane.policies import PolicyDesk
-from controlplane.policy_convert import override_from_wire, override_to_wire, policy_to_wire
+from controlplane.recorder import Simulator
 from jobkit.domain.errors import FieldViolation, InvalidJob
 from jobkit.rpc.convert import from_timestamp
+from jobkit.rpc.policies import override_from_wire, override_to_wire, policy_to_wire
 
 MAX_PAGE = 1_000
 
@@ -22,10 +23,13 @@ MAX_PAGE = 1_000
 class BreakerServicer(HistoryServicer):
     """Converts, calls, converts back; errors are translated at the door."""
 
-    def __init__(self, desk: BreakerDesk, policies: PolicyDesk, chronicle: Chronicle) -> None:
+    def __init__(
+        self, desk: BreakerDesk, policies: PolicyDesk, chronicle: Chronicle, simulator: Simulator
+    ) -> None:
         super().__init__(chronicle)
         self._desk = desk
         self._policies = policies
+        self._simulator = simulator
 
     async def ListBreakers(
         self, request: wire.ListBreakersRequest, context: Any
@@ -93,6 +97,17 @@ class BreakerServicer(HistoryServicer):
             validate_only=request.validate_only,
         )
         return wire.UpdateBreakerPolicyResponse(policy=policy_to_wire(stored))
+
+    async def SimulateBreakerPolicy(
+        self, request: wire.SimulateBreakerPolicyRequest, context: Any
+    ) -> wire.SimulateBreakerPolicyResponse:
+        forecast = await self._simulator.simulate(
+            request.breaker,
+            override_from_wire(request.policy, request.breaker),
+            from_timestamp(request.start_time) if request.HasField("start_time") else None,
+            from_timestamp(request.end_time) if request.HasField("end_time") else None,
+        )
+        return forecast_to_wire(request.breaker, forecast)
 
 
 def _page_size(asked: int) -> int:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pydantic import Field
 
 from jobkit.ports import Ages
-from jobkit.runtime.settings import Port, Settings
+from jobkit.runtime.policy import PolicySettings
+from jobkit.runtime.settings import Port
 
 DAY_MS = 86_400_000
 QUARANTINE_DAYS = 30
 
 
-class ControlPlaneSettings(Settings):
+class ControlPlaneSettings(PolicySettings):
     """What the control plane reads from its environment."""
 
     grpc_port: Port = Field(50052, alias="CONTROLPLANE_GRPC_PORT")

@@ -26,7 +26,7 @@ from jobkit.domain.breaker import (
     Wait,
 )
 from jobkit.domain.errors import Unavailable
-from jobkit.domain.policy import PolicySet
+from jobkit.domain.policy import PolicySet, check_policies
 from jobkit.domain.tripping import (
     cooldown,
     decide_evidence,
@@ -132,9 +132,11 @@ class Breakers:
         return self.over(record.open_until)
 
     def apply(self, policies: PolicySet) -> None:
-        """From now on these policies count; what a breaker has come to stays. An older revision changes nothing."""
+        """From now on these policies count; what a breaker has come to stays. An older revision changes nothing.
+        Raises ValueError for policies that nobody can go by; then the earlier ones count on."""
         if policies.revision < self._policies.revision:
             return
+        check_policies(policies)
         self._policies = policies
         for breaker in self._breakers.values():
             policy = policies.resolve(self._base, breaker.name)
@@ -270,15 +272,16 @@ class Breakers:
         """How long to wait before the next look; None when none is needed."""
         name, policy = breaker.name, breaker.policy
         outcomes, breaker.outcomes = breaker.outcomes[:REPORT_SIZE], breaker.outcomes[REPORT_SIZE:]
-        evidence = Evidence(breaker.generation, tuple(outcomes), self.worker_id)
+        fraction = draw()
+        evidence = Evidence(breaker.generation, tuple(outcomes), self.worker_id, fraction)
         window = await self.store.report(name, evidence, policy.outcomes_needed, policy.failure_window)
-        decision = decide_evidence(policy, window, draw(), self.worker_id)
+        decision = decide_evidence(policy, window, fraction, self.worker_id)
         if isinstance(decision, BreakerRecord):
             if not await self._swap(window.record, decision):
                 await self.refresh([name])
             return None
         if isinstance(decision, Eject):
-            await self._leave(breaker, window.now, decision)
+            await self._leave(breaker, window.now, decision, fraction)
         if window.record.generation != breaker.generation:
             self._learn(window.record)
         if isinstance(decision, Wait):
@@ -288,11 +291,11 @@ class Breakers:
 
     # -- this worker alone
 
-    async def _leave(self, breaker: Breaker, now: int, decision: Eject) -> None:
+    async def _leave(self, breaker: Breaker, now: int, decision: Eject, fraction: float) -> None:
         """The trouble is this worker's own: leave the jobs to the others for a while, if enough others are in."""
         if breaker.exile is not None:
             return
-        length = cooldown(breaker.policy, 0, draw())
+        length = cooldown(breaker.policy, 0, fraction)
         out = await self.store.eject(
             breaker.name, breaker.generation, self.worker_id, decision.limit, self.lease_of(breaker, length)
         )

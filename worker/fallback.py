@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import TypeVar
 
+from jobkit.domain.attempts import Position, Raw
 from jobkit.domain.breaker import BreakerRecord, Evidence, Window
 from jobkit.domain.errors import Unavailable
 from jobkit.ports import BreakerStore
@@ -167,6 +168,12 @@ class FallbackStore:
 
     async def repair(self, names: Sequence[str]) -> None:
         await self._call(lambda store: store.repair(names))
+
+    async def log(self, name: str, limit: int) -> list[Raw]:
+        return await self._call(lambda store: store.log(name, limit))
+
+    async def forget_log(self, name: str, upto: Position) -> None:
+        await self._call(lambda store: store.forget_log(name, upto))
 
     def changes(self) -> AsyncIterator[str]:
         """Of the shared store; the poll covers the private one."""

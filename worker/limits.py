@@ -163,8 +163,16 @@ class FleetLimits:
 
     def learn(self, known: Mapping[str, TypeInfo], workers: Mapping[str, int]) -> None:
         """The catalog was read; `workers` says how many live ones serve a type ("*": every type)."""
-        now = asyncio.get_running_loop().time()
         self._workers = workers
+        self._take(known)
+
+    def hear(self, told: Mapping[str, TypeInfo]) -> None:
+        """The control plane says what operators want. It may be behind what was read: an older revision changes
+        nothing."""
+        self._take({name: info for name, info in told.items() if info.revision >= self.of(name).revision})
+
+    def _take(self, known: Mapping[str, TypeInfo]) -> None:
+        now = asyncio.get_running_loop().time()
         for name, info in known.items():
             if self.of(name).learn(info, now):
                 self._changed(name)

@@ -8,10 +8,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from selfheal.control.v1 import control_stream_pb2 as wire
+from selfheal.control.v1.breaker_policy_pb2 import BreakerPolicy
 
 from jobkit import __version__
 from jobkit.rpc.breakers import snapshot_from_wire
+from jobkit.rpc.catalog import type_from_wire
 from jobkit.rpc.faults import fault_from_wire
+from jobkit.rpc.policies import set_from_wire
 from worker.control import Control
 from worker.figures import resident_memory
 from worker.organs import Organs
@@ -46,6 +49,7 @@ class Member:
             "breakers": self._apply_breakers,
             "job_types": self._apply_job_types,
             "faults": self._apply_faults,
+            "policies": self._apply_policies,
         }
 
     def hello(self) -> wire.WorkerHello:
@@ -81,8 +85,13 @@ class Member:
         await self._organs.breakers.hear([snapshot_from_wire(snapshot, now) for snapshot in told])
 
     async def _apply_job_types(self, resources: Sequence[AnyMessage]) -> None:
-        """The database says what there is; this says when to look."""
-        self._organs.lanes.expect([one.job_type for one in unpacked(resources, wire.JobTypeSnapshot)])
+        """Pauses and limits are in force at once; of types that are new the database says more."""
+        told = [type_from_wire(one) for one in unpacked(resources, wire.JobTypeSnapshot)]
+        self._organs.limits.hear({info.job_type: info for info in told})
+        self._organs.lanes.expect([info.job_type for info in told])
+
+    async def _apply_policies(self, resources: Sequence[AnyMessage]) -> None:
+        self._organs.breakers.apply(set_from_wire(unpacked(resources, BreakerPolicy)))
 
     async def _apply_faults(self, resources: Sequence[AnyMessage]) -> None:
         self._organs.faults.hear([fault_from_wire(one) for one in unpacked(resources, wire.FaultSnapshot)])

@@ -20,6 +20,7 @@ class PolicyReader:
     def __init__(self, policies: Policies, breakers: Breakers) -> None:
         self._policies = policies
         self._breakers = breakers
+        self._refused = 0
         self._loops = Loops()
 
     def start(self) -> None:
@@ -32,7 +33,13 @@ class PolicyReader:
     async def read(self) -> None:
         """One small query, and a second one after a change."""
         if await self._policies.revision() != self._breakers.policy_revision:
-            self._breakers.apply(await self._policies.current())
+            policies = await self._policies.current()
+            try:
+                self._breakers.apply(policies)
+            except ValueError as wrong:
+                if policies.revision != self._refused:
+                    _log.error("policy revision %d cannot be applied: %s", policies.revision, wrong)
+                self._refused = policies.revision
 
     async def _read_quietly(self) -> None:
         try:

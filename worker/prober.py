@@ -101,15 +101,15 @@ class Prober:
             _log.warning("breaker %s: this worker is in again", breaker.name)
             self._breakers.exile(breaker, None)
             return
-        policy = breaker.policy
-        seen = Evidence(breaker.generation, (outcome,), self._breakers.worker_id)
+        policy, fraction = breaker.policy, draw()
+        seen = Evidence(breaker.generation, (outcome,), self._breakers.worker_id, fraction, trial=True)
         window = await self._store.report(breaker.name, seen, policy.outcomes_needed, policy.failure_window)
-        if (opened := decide_alone(policy, window, code, draw())) is not None:
+        if (opened := decide_alone(policy, window, code, fraction)) is not None:
             await self._store.readmit(breaker.name, self._breakers.worker_id)
             await self._breakers.move(breaker.name, _same(window.record, opened))
             self._breakers.exile(breaker, None)
             return
-        length = cooldown(policy, exile.times, draw())
+        length = cooldown(policy, exile.times, fraction)
         lease = self._breakers.lease_of(breaker, length)
         # It is out already, or its lease has ended: either way there is room for one.
         await self._store.eject(

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from jobkit.domain.breaker import BreakerPolicy
 from jobkit.domain.retry import RetryPolicy
-from jobkit.runtime.settings import Count, Flag, Port, Seconds, Settings
+from jobkit.runtime.policy import PolicySettings
+from jobkit.runtime.settings import Count, Flag, Port, Seconds
 
 Names = Annotated[
     tuple[str, ...],
@@ -25,7 +25,7 @@ Names = Annotated[
 Target = Annotated[str, Field(pattern=r"^[^\s/]+:\d{1,5}$", max_length=255)]
 
 
-class WorkerSettings(Settings):
+class WorkerSettings(PolicySettings):
     """What a worker reads from its environment."""
 
     grpc_port: Port = Field(50053, alias="WORKER_GRPC_PORT")
@@ -42,13 +42,6 @@ class WorkerSettings(Settings):
     max_losses: int = Field(3, alias="MAX_LOSSES", ge=1, le=100)
     max_job_types: Count = Field(1000, alias="MAX_JOB_TYPES")
 
-    failure_threshold: Count = Field(5, alias="FAILURE_THRESHOLD")
-    failure_rate: float = Field(0.5, alias="FAILURE_RATE", gt=0, le=1)
-    failure_sample: int = Field(50, alias="FAILURE_SAMPLE", ge=1, le=1000)
-    failure_window: Seconds = Field(60, alias="FAILURE_WINDOW")
-    cooldown: Seconds = Field(60, alias="COOLDOWN_PERIOD")
-    max_cooldown: Seconds = Field(600, alias="MAX_COOLDOWN")
-    success_threshold: int = Field(1, alias="SUCCESS_THRESHOLD", ge=1, le=100)
     max_retry_after: Seconds = Field(3600, alias="MAX_RETRY_AFTER")
 
     max_retries: int = Field(3, alias="MAX_RETRIES", ge=0, le=99)
@@ -74,25 +67,11 @@ class WorkerSettings(Settings):
         yield from super().contradictions()
         if self.simulate and self.env == "production":
             yield {"SELFHEAL_ENV", "SIMULATE"}, "SIMULATE: production runs real handlers only"
-        if self.max_cooldown < self.cooldown:
-            yield {"MAX_COOLDOWN", "COOLDOWN_PERIOD"}, "MAX_COOLDOWN: must not be below COOLDOWN_PERIOD"
         if self.max_retry_delay_ms < self.retry_delay_ms:
             yield (
                 {"MAX_RETRY_DELAY_MS", "RETRY_DELAY_MS"},
                 "MAX_RETRY_DELAY_MS: must not be below RETRY_DELAY_MS",
             )
-
-    @property
-    def breaker_policy(self) -> BreakerPolicy:
-        return BreakerPolicy(
-            failure_threshold=self.failure_threshold,
-            failure_rate=self.failure_rate,
-            failure_sample=self.failure_sample,
-            failure_window=round(self.failure_window * 1000),
-            cooldown=round(self.cooldown * 1000),
-            max_cooldown=round(self.max_cooldown * 1000),
-            success_threshold=self.success_threshold,
-        )
 
     @property
     def retry_policy(self) -> RetryPolicy:

@@ -39,6 +39,7 @@ class Retention:
             await asyncio.sleep(PAUSE_SECONDS)
         removed += await self._purge_ledger()
         removed += await self._purge_records()
+        removed += await self._purge_attempts()
         if removed:
             _log.info("removed %d rows that had their time", removed)
 
@@ -56,6 +57,15 @@ class Retention:
         removed = 0
         while True:
             step = await self._world.retention.purge_records(self._ages, BATCH)
+            removed += step
+            if step < BATCH:
+                return removed
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _purge_attempts(self) -> int:
+        removed = 0
+        while True:
+            step = await self._world.attempts.purge(self._ages.finished_ms, BATCH)
             removed += step
             if step < BATCH:
                 return removed

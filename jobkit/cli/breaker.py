@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from selfheal.control.v1 import breaker_pb2, breaker_service_pb2_grpc
 from selfheal.control.v1 import breaker_service_pb2 as api
 
-from jobkit.cli import breaker_history, policy
+from jobkit.cli import breaker_history, policy, simulate
 from jobkit.cli.arguments import Actor, AsJson, Control, Reason, actor_of, reason_of
 from jobkit.cli.breaker_view import print_breaker, print_breakers
 from jobkit.cli.output import print_json, print_json_lines
@@ -32,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 breaker_history.add_to(app)
+app.command()(simulate.simulate)
 
 app.add_typer(policy.app, name="policy")
 

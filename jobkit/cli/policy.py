@@ -95,7 +95,7 @@ def set_policy(  # noqa: PLR0913, PLR0917 - a command line has as many options a
     address: Control = None,
 ) -> None:
     """Set fields, such as mode=SHADOW cooldown=30s ignored_error_codes=NOT_FOUND,GONE."""
-    wanted, mask = _parsed(settings)
+    wanted, mask = parse_settings(settings)
     wanted.etag = etag
     request = api.UpdateBreakerPolicyRequest(
         breaker=pattern,
@@ -117,7 +117,8 @@ def set_policy(  # noqa: PLR0913, PLR0917 - a command line has as many options a
         print_table(("PATTERN", "SETTINGS", "UPDATED", "ACTOR", "REASON"), [_row(stored)])
 
 
-def _parsed(settings: Iterable[str]) -> tuple[policy.BreakerPolicy, list[str]]:
+def parse_settings(settings: Iterable[str]) -> tuple[policy.BreakerPolicy, list[str]]:
+    """The policy, and which fields of it were named. Raises typer.BadParameter."""
     values: dict[str, Any] = {}
     mask = []
     for setting in settings:

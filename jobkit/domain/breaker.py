@@ -66,7 +66,8 @@ class Proof:
 @dataclass(frozen=True, slots=True)
 class Transition:
     """One move; `generation` is the one that began with it, `at` is store milliseconds. `scope` is "" for the fleet,
-    or the id of the one worker that went by a breaker of its own."""
+    or the id of the one worker that went by a breaker of its own. `fraction` is the draw of its cooldown's jitter,
+    where it has one; the ledger does not keep it, the attempt log does."""
 
     from_state: BreakerState
     to_state: BreakerState
@@ -78,6 +79,7 @@ class Transition:
     error_code: str = ""
     scope: str = ""
     proof: Proof | None = None
+    fraction: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,11 +170,14 @@ class Outcome:
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What one worker saw since its last report, of attempts that began under `generation`; `outcomes` in order of
-    finishing."""
+    finishing. `fraction` is the draw of what may follow from it, made beforehand so that it is recorded with it;
+    `trial` says that the worker was out and this is what became of the job that it tried."""
 
     generation: int
     outcomes: tuple[Outcome, ...]
     worker: str = ""
+    fraction: float = 0.5
+    trial: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ class Why:
     reason: str = ""
     error_code: str = ""
     proof: Proof | None = None
+    fraction: float | None = None
 
 
 def next_generation(last: int, now: int) -> int:
@@ -53,7 +54,7 @@ def tripped(
     opened = replace(
         record, opened_at=now, open_until=until, error_code=why.error_code, successes=0, forced=False
     )
-    return moved(opened, BreakerState.OPEN, now, why)
+    return moved(opened, BreakerState.OPEN, now, replace(why, fraction=fraction))
 
 
 def closed(record: BreakerRecord, now: int, why: Why) -> BreakerRecord:
@@ -65,8 +66,7 @@ def closed(record: BreakerRecord, now: int, why: Why) -> BreakerRecord:
 def moved(record: BreakerRecord, to: BreakerState, now: int, why: Why) -> BreakerRecord:
     """`record` in its new state; its `state` is still the one it comes from."""
     generation = next_generation(record.generation, now)
-    move = Transition(
-        record.state, to, generation, now, why.cause, why.actor, why.reason, why.error_code, proof=why.proof
-    )
+    said = (why.cause, why.actor, why.reason, why.error_code)
+    move = Transition(record.state, to, generation, now, *said, proof=why.proof, fraction=why.fraction)
     kept = (*record.transitions, move)[-TRANSITIONS_KEPT:]
     return replace(record, state=to, generation=generation, transitions=kept)

@@ -101,6 +101,13 @@ class PolicySet:
         return replace(policy, max_cooldown=max(policy.max_cooldown, policy.cooldown))
 
 
+def check_policies(policies: PolicySet) -> None:
+    """Raises ValueError for a set that no worker can go by, naming the first policy that is wrong and why."""
+    for pattern, override in policies.overrides.items():
+        for fault in find_policy_faults(pattern, override):
+            raise ValueError(f"the policy of '{pattern}': {fault.path} {fault.message}")
+
+
 def covers(pattern: str, name: str) -> bool:
     """Whether the pattern applies to the breaker."""
     if pattern.endswith(ANY):

@@ -20,6 +20,7 @@ from jobkit.adapters.redis.fleet import RedisFleetViews
 from jobkit.adapters.redis.limits import RedisLimitStore
 from jobkit.adapters.redis.signals import RedisSignals
 from jobkit.adapters.sql import schema
+from jobkit.adapters.sql.attempts import SqlAttemptLog
 from jobkit.adapters.sql.commands import SqlCommands
 from jobkit.adapters.sql.engine import Database
 from jobkit.adapters.sql.faults import SqlFaults
@@ -78,6 +79,7 @@ class World:
         self.revisions = SqlRevisions(self.database)
         self.commands = SqlCommands(self.database)
         self.faults = SqlFaults(self.database)
+        self.attempts = SqlAttemptLog(self.database)
         self.dispatcher: Dispatcher = (
             RabbitDispatcher(settings.rabbitmq_url) if settings.rabbitmq_url else EmbeddedDispatcher()
         )

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Protocol
 
+from jobkit.domain.attempts import Position, Raw
 from jobkit.domain.breaker import BreakerRecord, Evidence, Window
 
 
@@ -59,6 +60,13 @@ class BreakerStore(Protocol):
 
     async def repair(self, names: Sequence[str]) -> None:
         """Write the operator-readable copies anew where they differ from the truth, and nothing else."""
+
+    async def log(self, name: str, limit: int) -> list[Raw]:
+        """The oldest entries of the breaker's attempt log that nobody took yet: reports, swaps and readmissions, in
+        the order in which they were taken in. Bounded: what nobody takes in time is lost, the oldest first."""
+
+    async def forget_log(self, name: str, upto: Position) -> None:
+        """These are recorded elsewhere now, up to this one."""
 
     def changes(self) -> AsyncIterator[str]:
         """Names of breakers as they change from this call until `close`, hurried by push; may miss some, so

@@ -7,10 +7,12 @@ from typing import Protocol
 
 # Breaker transitions, and so holds.
 LEDGER = "ledger"
-# The catalog of job types.
+# The catalog of job types, and what operators did to them.
 JOB_TYPES = "job_types"
 # Faults that operators inject.
 FAULTS = "faults"
+# Breaker policies.
+POLICIES = "policies"
 
 
 class Revisions(Protocol):

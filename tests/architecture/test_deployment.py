@@ -14,7 +14,7 @@ import yaml
 from tests.architecture.tree import ROOT
 
 COMPONENTS = {"job-api": (3000, 50051), "worker": (3001, 50053), "control-plane": (3002, 50052)}
-SERVERS = {"postgres", "rabbitmq", "redis"}
+SERVERS = ("postgres", "rabbitmq", "redis")
 REPLICAS = {"job-api": 2, "worker": 2, "control-plane": 1}
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))

@@ -169,7 +169,7 @@ class TestKeys:
         found = set(raw.scan_iter(match=f"{namespace}:*", count=1000))
         prefix = f"{namespace}:{{{name}}}:"
         evidence = ("recent", "codes", "counts", "jobs:X", "workers", "sources")
-        ours = {f"{prefix}{key}" for key in ("record", "permits", "ejected", *evidence)}
+        ours = {f"{prefix}{key}" for key in ("record", "permits", "ejected", "log", *evidence)}
         assert found == ours | {changes(namespace)}
         slots = {raw.execute_command("CLUSTER KEYSLOT", key) for key in ours} if _slots(raw) else {0}
         assert len(slots) == 1

@@ -8,20 +8,13 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from uuid import UUID
+from itertools import islice
 from weakref import WeakSet
 
-from jobkit.domain.breaker import (
-    JOBS_KEPT,
-    MAX_CODES,
-    OTHER_CODE,
-    WINDOW_SLICES,
-    BreakerRecord,
-    BreakerState,
-    Evidence,
-    Seen,
-    Window,
-)
+from jobkit.adapters import tape
+from jobkit.domain.attempts import LOG_KEPT, Position, Raw
+from jobkit.domain.breaker import BreakerRecord, BreakerState, Evidence, Window
+from jobkit.domain.sightings import Sightings
 
 
 def steady_clock() -> Callable[[], int]:
@@ -84,104 +77,17 @@ class Watchers:
             watch.close()
 
 
-class _Tally:
-    """The evidence of one breaker: what report.lua keeps, in the same slices and under the same bounds."""
-
-    def __init__(self) -> None:
-        self._recent: deque[tuple[int, Seen]] = deque()
-        self._workers: dict[str, int] = {}
-        self._sources: dict[str, int] = {}
-        self._jobs: dict[str, dict[UUID, int]] = {}
-        self._attempts: dict[tuple[str, int], tuple[int, int]] = {}
-        self._window = 0
-
-    def add(self, evidence: Evidence, now: int, sample: int, window: int) -> None:
-        self._window = window
-        self._prune(now)
-        slice_start = now - now % self._slice
-        if evidence.outcomes:
-            self._workers[evidence.worker] = now
-        for outcome in evidence.outcomes:
-            job_id, code = outcome.job_id, self._bounded(outcome.code)
-            job, trace = (job_id, outcome.trace) if code else (None, "")
-            seen = Seen(code, evidence.worker, outcome.source, job, trace, now)
-            self._recent.appendleft((now, seen))
-            self._sources[outcome.source] = now
-            if code:
-                jobs = self._jobs.setdefault(code, {})
-                jobs.pop(job_id, None)  # so that the order is that of the last failure
-                jobs[job_id] = now
-                if len(jobs) > JOBS_KEPT:
-                    del jobs[next(iter(jobs))]
-                count, first = self._attempts.get((code, slice_start), (0, now))
-                self._attempts[code, slice_start] = (count + 1, first)
-        while len(self._recent) > sample:
-            self._recent.pop()
-
-    def seen(self, record: BreakerRecord, now: int, sample: int, window: int) -> Window:
-        self._window = window
-        self._prune(now)
-        oldest = now - window
-        recent = [outcome for at, outcome in self._recent if at > oldest]
-        firsts = [first for (code, _), (_, first) in self._attempts.items() if code in self._jobs]
-        return Window(
-            now=now,
-            record=record,
-            distinct_jobs={code: len(jobs) for code, jobs in self._jobs.items()},
-            failures=self.failures(now),
-            seen=tuple(recent[:sample]),
-            first_failure_at=max(min(firsts), oldest) if firsts else None,
-            workers=sum(at > oldest for at in self._workers.values()),
-            sources=sum(at > oldest for at in self._sources.values()),
-        )
-
-    def forget(self, worker: str) -> None:
-        """Leave a worker's part out of the recent outcomes."""
-        self._recent = deque(entry for entry in self._recent if entry[1].worker != worker)
-
-    def failures(self, now: int) -> dict[str, int]:
-        self._prune(now)
-        totals: dict[str, int] = {}
-        for (code, _), (count, _) in self._attempts.items():
-            if code in self._jobs:
-                totals[code] = totals.get(code, 0) + count
-        return totals
-
-    @property
-    def _slice(self) -> int:
-        return max(self._window // WINDOW_SLICES, 1)
-
-    def _bounded(self, code: str) -> str:
-        if not code or code in self._jobs or len(self._jobs) < MAX_CODES:
-            return code
-        return OTHER_CODE
-
-    def _prune(self, now: int) -> None:
-        oldest = now - self._window
-        for code, jobs in list(self._jobs.items()):
-            for job_id, at in list(jobs.items()):
-                if at > oldest:
-                    break
-                del jobs[job_id]
-            if not jobs:
-                del self._jobs[code]
-        for last in (self._workers, self._sources):
-            for name in [name for name, at in last.items() if at <= oldest]:
-                del last[name]
-        for code, start in list(self._attempts):
-            if start + self._slice <= oldest:
-                del self._attempts[code, start]
-
-
 class MemoryBreakerStore:
     """`ports.BreakerStore` in this process. `clock` gives milliseconds; `steady_clock` by default."""
 
     def __init__(self, clock: Callable[[], int] | None = None) -> None:
         self._clock = clock or steady_clock()
         self._records: dict[str, BreakerRecord] = {}
-        self._tallies: dict[str, _Tally] = {}
+        self._tallies: dict[str, Sightings] = {}
         self._permits: dict[str, dict[str, int]] = {}
         self._ejected: dict[str, dict[str, int]] = {}
+        self._logs: dict[str, deque[Raw]] = {}
+        self._noted = 0
         self._version = 0
         self._watchers = Watchers()
 
@@ -198,17 +104,17 @@ class MemoryBreakerStore:
 
     async def report(self, name: str, evidence: Evidence, sample: int, window: int) -> Window:
         now, record = self._clock(), self._record(name)
-        tally = self._tallies.setdefault(name, _Tally())
+        tally = self._tallies.setdefault(name, Sightings())
         if evidence.generation == record.generation:
             tally.add(evidence, now, sample, window)
-        return self._seen(tally, record, sample, window)
+            self._note(name, now, tape.of_report(evidence))
+        return self._seen(tally, record, now, sample, window)
 
     async def window(self, name: str, sample: int, window: int) -> Window:
-        tally = self._tallies.get(name) or _Tally()
-        return self._seen(tally, self._record(name), sample, window)
+        tally = self._tallies.get(name) or Sightings()
+        return self._seen(tally, self._record(name), self._clock(), sample, window)
 
-    def _seen(self, tally: _Tally, record: BreakerRecord, sample: int, window: int) -> Window:
-        now = self._clock()
+    def _seen(self, tally: Sightings, record: BreakerRecord, now: int, sample: int, window: int) -> Window:
         out = {w: until for w, until in self._ejected.get(record.name, {}).items() if until > now}
         return replace(tally.seen(record, now, sample, window), ejected=out)
 
@@ -218,6 +124,7 @@ class MemoryBreakerStore:
         if current.generation != generation or not grown:
             return False
         self._records[name] = record
+        self._note(name, self._clock(), tape.of_swap(generation, record))
         if record.generation != generation:
             self._permits.pop(name, None)
         if record.state is BreakerState.CLOSED:
@@ -254,6 +161,7 @@ class MemoryBreakerStore:
 
     async def readmit(self, name: str, worker: str) -> None:
         self._ejected.get(name, {}).pop(worker, None)
+        self._note(name, self._clock(), tape.of_return(worker))
         if name in self._tallies:
             self._tallies[name].forget(worker)
 
@@ -267,6 +175,19 @@ class MemoryBreakerStore:
 
     async def repair(self, names: Sequence[str]) -> None:
         """There are no copies in memory."""
+
+    async def log(self, name: str, limit: int) -> list[Raw]:
+        return list(islice(self._logs.get(name, ()), limit))
+
+    async def forget_log(self, name: str, upto: Position) -> None:
+        log = self._logs.get(name)
+        while log and log[0].position <= upto:
+            log.popleft()
+
+    def _note(self, name: str, now: int, text: str) -> None:
+        log = self._logs.setdefault(name, deque(maxlen=LOG_KEPT))
+        self._noted += 1
+        log.append(Raw((now, self._noted), now, text))
 
     def changes(self) -> AsyncIterator[str]:
         return self._watchers.watch()

@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Any
 
+from jobkit.adapters import tape
 from jobkit.adapters.embedded.breakers import Watchers
 from jobkit.adapters.redis import codec, key
 from jobkit.adapters.redis.key import BreakerKeys
 from jobkit.adapters.redis.link import SECOND, Command, RedisLink
 from jobkit.adapters.redis.script import Script
 from jobkit.adapters.redis.subscriber import Subscriber
+from jobkit.domain.attempts import LOG_KEPT, Position, Raw
 from jobkit.domain.breaker import (
     JOBS_KEPT,
     MAX_CODES,
@@ -57,7 +59,7 @@ class RedisBreakerStore:
 
     async def create(self, name: str) -> None:
         record = BreakerRecord(name)
-        created, _ = await self._link.script(self._swap, self._all(name), ("", codec.encode(record)))
+        created, _ = await self._link.script(self._swap, self._all(name), ("", codec.encode(record), "", 0))
         if created:
             await self._beside([*self._bump(name), _copy_of(record)])
 
@@ -67,7 +69,8 @@ class RedisBreakerStore:
         for position, outcome in enumerate(evidence.outcomes):
             if outcome.code or position >= last:  # an older success can't be among the recent outcomes
                 args += (outcome.job_id.hex, outcome.code, outcome.trace, outcome.source)
-        head = (evidence.generation, *self._bounds(sample, window), evidence.worker)
+        logged = (tape.of_report(evidence), LOG_KEPT)
+        head = (evidence.generation, *self._bounds(sample, window), evidence.worker, *logged)
         seen = await self._evaluate(name, (*head, *args))
         failed = {outcome.code for outcome in evidence.outcomes if outcome.code}
         if failed and evidence.generation == seen.record.generation:
@@ -77,14 +80,13 @@ class RedisBreakerStore:
         return seen
 
     async def window(self, name: str, sample: int, window: int) -> Window:
-        return await self._evaluate(name, ("", *self._bounds(sample, window), ""))
+        return await self._evaluate(name, ("", *self._bounds(sample, window), "", "", 0))
 
     async def swap(self, name: str, generation: int, record: BreakerRecord) -> bool:
         # The counter moves in the same write, won or lost: a process that dies right after its swap must not
         # leave the others with what they knew. The copies have to wait for the answer; `repair` completes them.
-        swapped, codes = await self._link.script(
-            self._swap, self._all(name), (generation, codec.encode(record)), beside=self._bump(name)
-        )
+        args = (generation, codec.encode(record), tape.of_swap(generation, record), LOG_KEPT)
+        swapped, codes = await self._link.script(self._swap, self._all(name), args, beside=self._bump(name))
         if not swapped:
             return False
         gone = [("DEL", key.operator_failure(name, code)) for code in codes]
@@ -108,7 +110,8 @@ class RedisBreakerStore:
 
     async def readmit(self, name: str, worker: str) -> None:
         keys = self._keys(name)
-        await self._link.script(self._readmit, (keys.ejected, keys.recent), (worker,))
+        args = (worker, tape.of_return(worker), LOG_KEPT)
+        await self._link.script(self._readmit, (keys.ejected, keys.recent, keys.log), args)
 
     async def version(self) -> int:
         (value,) = await self._link.run([("GET", key.changes(self._namespace))])
@@ -141,6 +144,23 @@ class RedisBreakerStore:
         if wrong:
             await self._link.run(wrong)
 
+    async def log(self, name: str, limit: int) -> list[Raw]:
+        (found,) = await self._link.run([("XRANGE", self._keys(name).log, "-", "+", "COUNT", limit)])
+        entries = []
+        for position, fields in found if isinstance(found, list) else ():
+            ms, _, number = position.partition("-")
+            values = (
+                fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=False))
+            )
+            at = values.get("t", "")
+            if at.isdecimal():
+                entries.append(Raw((int(ms), int(number)), int(at), values.get("e", "")))
+        return entries
+
+    async def forget_log(self, name: str, upto: Position) -> None:
+        ms, number = upto
+        await self._link.run([("XTRIM", self._keys(name).log, "MINID", f"{ms}-{number + 1}")])
+
     def changes(self) -> AsyncIterator[str]:
         if not self._listening:
             self._listening = True
@@ -158,7 +178,7 @@ class RedisBreakerStore:
     def _all(self, name: str) -> Sequence[str]:
         keys = self._keys(name)
         evidence = (keys.recent, keys.codes, keys.counts, keys.jobs)
-        return (keys.record, *evidence, keys.permits, keys.workers, keys.sources, keys.ejected)
+        return (keys.record, *evidence, keys.permits, keys.workers, keys.sources, keys.ejected, keys.log)
 
     def _bounds(self, sample: int, window: int) -> Command:
         return (sample, window, JOBS_KEPT, MAX_CODES, OTHER_CODE, WINDOW_SLICES)

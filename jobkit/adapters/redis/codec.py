@@ -86,6 +86,7 @@ def _transition(found: dict[str, Any]) -> Transition | None:
             error_code=_text(found.get("error_code")),
             scope=_text(found.get("scope")),
             proof=_proof(found.get("proof")),
+            fraction=_fraction(found.get("fraction")),
         )
     except (ValueError, TypeError, KeyError):
         return None
@@ -106,6 +107,10 @@ def _proof(found: Any) -> Proof | None:
         )
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
+
+
+def _fraction(value: Any) -> float | None:
+    return float(value) if type(value) in (int, float) and 0 <= value < 1 else None
 
 
 def _whole(value: Any, default: T) -> int | T:

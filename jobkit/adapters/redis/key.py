@@ -21,6 +21,7 @@ class BreakerKeys:
     workers: str
     sources: str
     ejected: str
+    log: str
 
     @classmethod
     def of(cls, namespace: str, name: str) -> BreakerKeys:
@@ -35,6 +36,7 @@ class BreakerKeys:
             workers=f"{base}:workers",
             sources=f"{base}:sources",
             ejected=f"{base}:ejected",
+            log=f"{base}:log",
         )
 
 

@@ -14,8 +14,7 @@ from jobkit.adapters.sql.tables import counters, job_types, policies
 from jobkit.adapters.sql.terms import db_now
 from jobkit.domain.breaker import Mode
 from jobkit.domain.policy import PolicyOverride, PolicySet, StoredPolicy, check_etag
-
-REVISION = "policies"
+from jobkit.ports.revisions import POLICIES
 
 
 class SqlPolicies:
@@ -92,12 +91,12 @@ def unpack(value: bytes) -> PolicyOverride:
 
 
 async def _revision(connection: AsyncConnection) -> int:
-    statement = sa.select(counters.c.value).where(counters.c.name == REVISION)
+    statement = sa.select(counters.c.value).where(counters.c.name == POLICIES)
     return (await connection.execute(statement)).scalar() or 0
 
 
 async def _next_revision(connection: AsyncConnection) -> int:
-    insert: Any = upsert(connection)(counters).values(name=REVISION, value=1)
+    insert: Any = upsert(connection)(counters).values(name=POLICIES, value=1)
     statement = insert.on_conflict_do_update(
         index_elements=[counters.c.name], set_={"value": counters.c.value + 1}
     ).returning(counters.c.value)

@@ -8,11 +8,43 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from jobkit.adapters.sql.naming import CONVENTION
+from jobkit.adapters.sql.base import Millis, metadata, partial
+from jobkit.adapters.sql.breaker_tables import (
+    attempt_log,
+    breaker_standing,
+    breaker_transitions,
+    faults,
+    incidents,
+    policies,
+)
 
-metadata = sa.MetaData(naming_convention=CONVENTION)
-
-Millis = sa.BigInteger
+__all__ = [
+    "WAITING",
+    "WAITING_SQL",
+    "Millis",
+    "attempt_log",
+    "breaker_standing",
+    "breaker_transitions",
+    "claim_fronts",
+    "counters",
+    "faults",
+    "incidents",
+    "job_labels",
+    "job_types",
+    "jobs",
+    "metadata",
+    "policies",
+    "publishers",
+    "redrive_jobs",
+    "redrive_types",
+    "redrives",
+    "request_keys",
+    "type_changes",
+    "type_needs",
+    "undecodable",
+    "worker_commands",
+    "workers",
+]
 
 jobs = sa.Table(
     "jobs",
@@ -72,24 +104,19 @@ WAITING_SQL = "state IN ('PENDING', 'QUEUED', 'RETRYING')"
 WAITING = sa.text(f"jobs.{WAITING_SQL}")
 
 
-def _partial(name: str, *columns: sa.Column[object], where: str) -> sa.Index:
-    clause = sa.text(where)
-    return sa.Index(name, *columns, postgresql_where=clause, sqlite_where=clause)
-
-
 # Lists and filters: one bounded scan per (type, state), merged.
 sa.Index("jobs_type_state_idx", jobs.c.job_type, jobs.c.state, jobs.c.job_id)
 # Lost tokens: the oldest waiting rows of a type.
-_partial("jobs_waiting_idx", jobs.c.job_type, jobs.c.due_at, where=WAITING_SQL)
+partial("jobs_waiting_idx", jobs.c.job_type, jobs.c.due_at, where=WAITING_SQL)
 # Nobody's tokens: what the overdue reconciler publishes.
-_partial("jobs_overdue_idx", jobs.c.due_at, where=f"session_id IS NULL AND {WAITING_SQL}")
+partial("jobs_overdue_idx", jobs.c.due_at, where=f"session_id IS NULL AND {WAITING_SQL}")
 # Leases that ran out.
-_partial("jobs_lease_idx", jobs.c.lease_until, where="state = 'RUNNING'")
+partial("jobs_lease_idx", jobs.c.lease_until, where="state = 'RUNNING'")
 # Filters by error code and reason; most jobs are in neither.
-_partial("jobs_error_idx", jobs.c.error_code, jobs.c.job_id, where="error_code IS NOT NULL")
-_partial("jobs_reason_idx", jobs.c.quarantine_reason, jobs.c.job_id, where="quarantine_reason IS NOT NULL")
+partial("jobs_error_idx", jobs.c.error_code, jobs.c.job_id, where="error_code IS NOT NULL")
+partial("jobs_reason_idx", jobs.c.quarantine_reason, jobs.c.job_id, where="quarantine_reason IS NOT NULL")
 # Groups of failures, counted from the index alone; also what a redrive of one group walks along.
-_partial(
+partial(
     "jobs_group_idx",
     jobs.c.failure_group,
     jobs.c.job_id,
@@ -148,29 +175,6 @@ type_needs = sa.Table(
     sa.Column("seen_at", Millis, nullable=False),
 )
 sa.Index("type_needs_dependency_idx", type_needs.c.dependency)
-
-# Whether each breaker holds, after its newest generation that was recorded: an older one changes nothing.
-breaker_standing = sa.Table(
-    "breaker_standing",
-    metadata,
-    sa.Column("breaker", sa.String(130), primary_key=True),
-    sa.Column("generation", sa.BigInteger, nullable=False),
-    sa.Column("holds", sa.Boolean, nullable=False),
-    sa.Column("since", Millis),
-    sa.Column("until", Millis),
-)
-
-# What operators set about breakers, by name pattern.
-policies = sa.Table(
-    "policies",
-    metadata,
-    sa.Column("pattern", sa.String(130), primary_key=True),
-    sa.Column("settings", sa.LargeBinary, nullable=False),
-    sa.Column("revision", sa.BigInteger, nullable=False),
-    sa.Column("actor", sa.Text, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
-    sa.Column("updated_at", Millis, nullable=False),
-)
 
 # What operators did to types, in commit order. It outlives the type.
 type_changes = sa.Table(
@@ -236,68 +240,6 @@ worker_commands = sa.Table(
     sa.Index("worker_commands_open_idx", "answered_at", "asked_at"),
 )
 
-# Every breaker transition, in commit order.
-breaker_transitions = sa.Table(
-    "breaker_transitions",
-    metadata,
-    sa.Column("revision", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("breaker", sa.String(130), nullable=False),
-    sa.Column("generation", sa.BigInteger, nullable=False),
-    sa.Column("from_state", sa.String(16), nullable=False),
-    sa.Column("to_state", sa.String(16), nullable=False),
-    sa.Column("at", Millis, nullable=False),
-    sa.Column("cause", sa.String(16), nullable=False),
-    sa.Column("actor", sa.Text, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
-    sa.Column("error_code", sa.String(64), nullable=False),
-    # "" for the fleet, or the worker that went by a breaker of its own.
-    sa.Column("scope", sa.String(128), nullable=False, server_default=sa.text("''")),
-    # What the fleet had seen, as JSON; NULL when evidence was not the cause.
-    sa.Column("proof", sa.LargeBinary),
-    # What the move led to, so that a breaker can be rebuilt from its newest entry.
-    sa.Column("open_until", Millis),
-    sa.Column("forced", sa.Boolean, nullable=False, server_default=sa.false()),
-    sa.Column("reopened", sa.Integer, nullable=False, server_default="0"),
-    # In this order: the newest of a breaker's fleet entries are one short scan.
-    sa.UniqueConstraint("breaker", "scope", "generation"),
-)
-# A breaker's history, and what a watcher of one breaker has not seen yet.
-sa.Index(
-    "breaker_transitions_breaker_revision_idx", breaker_transitions.c.breaker, breaker_transitions.c.revision
-)
-
-# From a fleet breaker's opening to its closing; written in the transaction of the ledger entries.
-incidents = sa.Table(
-    "incidents",
-    metadata,
-    # The revision of the transition that opened it.
-    sa.Column("incident_id", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("breaker", sa.String(130), nullable=False),
-    sa.Column("opened_at", Millis, nullable=False),
-    # The same moment by the database's clock, which jobs' times are compared with.
-    sa.Column("noted_at", Millis, nullable=False),
-    sa.Column("first_failure_at", Millis),
-    sa.Column("cause", sa.String(16), nullable=False),
-    sa.Column("actor", sa.Text, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
-    sa.Column("error_code", sa.String(64), nullable=False),
-    sa.Column("closed_at", Millis),
-    sa.Column("close_revision", sa.BigInteger),
-    sa.Column("close_cause", sa.String(16)),
-    sa.Column("probes", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("reopened", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("jobs_held", sa.BigInteger, nullable=False, server_default="0"),
-    sa.Column("attempts_saved", sa.BigInteger, nullable=False, server_default="0"),
-    # How many of them some control plane's counter has.
-    sa.Column("attempts_counted", sa.BigInteger, nullable=False, server_default="0"),
-)
-sa.Index("incidents_breaker_idx", incidents.c.breaker, incidents.c.incident_id)
-# A breaker has one open incident at most.
-_open = sa.text("closed_at IS NULL")
-sa.Index("incidents_open_idx", incidents.c.breaker, unique=True, postgresql_where=_open, sqlite_where=_open)
-_partial("incidents_closed_idx", incidents.c.closed_at, where="closed_at IS NOT NULL")
-_partial("incidents_uncounted_idx", incidents.c.incident_id, where="attempts_saved > attempts_counted")
-
 # Numbers given out in commit order, under the row's lock.
 counters = sa.Table(
     "counters",
@@ -336,7 +278,7 @@ redrives = sa.Table(
     sa.Column("ended_by", sa.Text, nullable=False),
     sa.Column("end_reason", sa.Text, nullable=False),
 )
-_partial("redrives_active_idx", redrives.c.redrive_id, where="active")
+partial("redrives_active_idx", redrives.c.redrive_id, where="active")
 
 # One row per job type of a redrive. Whoever works on it locks it for one short transaction.
 redrive_types = sa.Table(
@@ -377,22 +319,3 @@ redrive_jobs = sa.Table(
     # Its first run has failed.
     sa.Column("failing", sa.Boolean, nullable=False, server_default=sa.false()),
 )
-
-# Failures on purpose. They stay, as the record of who did what.
-faults = sa.Table(
-    "faults",
-    metadata,
-    sa.Column("fault_id", sa.Uuid, primary_key=True),
-    sa.Column("job_type", sa.String(128), nullable=False),
-    sa.Column("error_code", sa.String(64), nullable=False),
-    sa.Column("rate", sa.Float, nullable=False),
-    sa.Column("ttl_ms", sa.BigInteger, nullable=False),
-    sa.Column("actor", sa.Text, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
-    sa.Column("injected_at", Millis, nullable=False),
-    sa.Column("ends_at", Millis, nullable=False),
-    sa.Column("stopped_at", Millis),
-    sa.Column("stopped_by", sa.Text, nullable=False),
-    sa.Column("stop_reason", sa.Text, nullable=False),
-)
-sa.Index("faults_ends_idx", faults.c.ends_at)

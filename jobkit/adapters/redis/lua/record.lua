@@ -32,3 +32,11 @@ local function ensure(key, kind)
   local found = redis.call('TYPE', key).ok
   if found ~= kind and found ~= 'none' then redis.call('DEL', key) end
 end
+
+-- One entry of the attempt log, at the very millisecond that the decisions of it will know; nobody reads it here.
+local function note(key, entry, kept, now)
+  if entry == '' then return end
+  ensure(key, 'stream')
+  redis.call('XADD', key, 'MAXLEN', '~', kept, '*', 't', whole(now), 'e', entry)
+  redis.call('PEXPIRE', key, 86400000)
+end

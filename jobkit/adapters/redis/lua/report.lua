@@ -1,9 +1,9 @@
 -- Add evidence if it belongs to the current generation; return the window.
 -- KEYS  record, recent (list), codes (zset), counts (hash), prefix of the zsets of distinct jobs, permits, workers
---       (zset), sources (zset), ejected (zset by end of lease). The zsets of jobs end in an error code and so are in
+--       (zset), sources (zset), ejected (zset by end of lease), log (stream). The zsets of jobs end in an error code and so are in
 --       the same slot as their prefix.
 -- ARGV  generation ('' adds nothing), sample, window ms, jobs kept, codes kept, code for the others, slices, worker,
---       then job id, error code ('' is a success), trace and source of each outcome in order of finishing
+--       entry of the log, entries kept, then job id, error code ('' is a success), trace and source of each outcome in order of finishing
 -- returns {now, record or '', {recent outcomes, newest first: 'ms code job trace source worker'}, {code, jobs, attempts,
 --          ...}, first failure or '', number of workers, number of sources, {ejected worker, end of its lease, ...}}
 local RECENT, CODES, COUNTS, JOBS = KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -30,7 +30,7 @@ end
 
 local function add()
   local failed, worker = {}, ARGV[8]
-  for i = 9, #ARGV, 4 do
+  for i = 11, #ARGV, 4 do
     local code, who = ARGV[i + 1], ' - - '
     if code ~= '' then
       code = bounded(code)
@@ -58,7 +58,10 @@ local function add()
   for _, key in ipairs({RECENT, CODES, COUNTS, WORKERS, SOURCES}) do redis.call('PEXPIRE', key, ttl) end
 end
 
-if #ARGV > 8 and tonumber(ARGV[1]) == generation_of(record) then add() end
+if ARGV[1] ~= '' and tonumber(ARGV[1]) == generation_of(record) then
+  if #ARGV > 10 then add() end
+  note(KEYS[10], ARGV[9], ARGV[10], now)
+end
 
 local recent = {}
 for _, entry in ipairs(redis.call('LRANGE', RECENT, 0, sample - 1)) do

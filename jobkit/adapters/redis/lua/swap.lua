@@ -1,6 +1,6 @@
 -- Replace the record if nobody did so before; a CLOSED one forgets all evidence.
 -- KEYS  as report.lua
--- ARGV  generation that is expected ('' = only where there is no record), the new record
+-- ARGV  generation that is expected ('' = only where there is no record), the new record, entry of the log, entries kept
 -- returns {1 or 0, {codes whose evidence was forgotten}}
 local old = stored(KEYS[1])
 local new = cjson.decode(ARGV[2])
@@ -15,6 +15,7 @@ else
 end
 
 redis.call('SET', KEYS[1], ARGV[2])
+note(KEYS[10], ARGV[3], ARGV[4], milliseconds())
 if new.generation ~= current then redis.call('DEL', KEYS[6]) end
 if new.state ~= 'CLOSED' then return {1, {}} end
 ensure(KEYS[3], 'zset')

@@ -5,6 +5,7 @@ Seeing and steering breakers."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -719,3 +720,119 @@ class UpdateBreakerPolicyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UpdateBreakerPolicyResponse: _TypeAlias = UpdateBreakerPolicyResponse  # noqa: Y015
+
+@_typing.final
+class SimulateBreakerPolicyRequest(_message.Message):
+    """SimulateBreakerPolicyRequest says which policy to try, and on which time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BREAKER_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    breaker: _builtins.str
+    """The breaker's name."""
+    @_builtins.property
+    def policy(self) -> _breaker_policy_pb2.BreakerPolicy:
+        """What would have been set for exactly this breaker, over the policy in force; nothing: the policy in force. Slow calls
+        cannot be tried: how long attempts took is not recorded.
+        """
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """From when on; an hour before `end_time` when unset."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when; now when unset or later."""
+
+    def __init__(
+        self,
+        *,
+        breaker: _builtins.str = ...,
+        policy: _breaker_policy_pb2.BreakerPolicy | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "policy", b"policy", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "end_time", b"end_time", "policy", b"policy", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SimulateBreakerPolicyRequest: _TypeAlias = SimulateBreakerPolicyRequest  # noqa: Y015
+
+@_typing.final
+class SimulateBreakerPolicyResponse(_message.Message):
+    """SimulateBreakerPolicyResponse tells what would have happened."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSITIONS_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_HELD_FIELD_NUMBER: _builtins.int
+    JOBS_HELD_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_SAVED_FIELD_NUMBER: _builtins.int
+    OPEN_DURATION_FIELD_NUMBER: _builtins.int
+    FALSELY_OPEN_DURATION_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    LOG_START_TIME_FIELD_NUMBER: _builtins.int
+    attempts: _builtins.int
+    """Recorded attempts that were looked at."""
+    attempts_held: _builtins.int
+    """Those of them that ran, but would have been held."""
+    jobs_held: _builtins.int
+    """Jobs that would have waited (estimated): those that were submitted while it would have been open. Of openings that
+    did happen at least what their incidents say.
+    """
+    attempts_saved: _builtins.int
+    """Attempts that these would have been spared (estimated, by the formula of Incident.attempts_saved)."""
+    @_builtins.property
+    def transitions(self) -> _containers.RepeatedCompositeFieldContainer[_breaker_pb2.BreakerTransition]:
+        """The transitions that would have happened, oldest first. Those that did happen have the generation of the ledger."""
+
+    @_builtins.property
+    def open_duration(self) -> _duration_pb2.Duration:
+        """How long it would have been open or half-open."""
+
+    @_builtins.property
+    def falsely_open_duration(self) -> _duration_pb2.Duration:
+        """The part of it in which the recorded attempts show that the work went well: slices of ten seconds, from each opening
+        on, in which more of them succeeded than failed.
+        """
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """The time that was looked at."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Its end."""
+
+    @_builtins.property
+    def log_start_time(self) -> _timestamp_pb2.Timestamp:
+        """Where the breaker's log begins; before it nothing is known. Absent while there is none."""
+
+    def __init__(
+        self,
+        *,
+        transitions: _abc.Iterable[_breaker_pb2.BreakerTransition] | None = ...,
+        attempts: _builtins.int = ...,
+        attempts_held: _builtins.int = ...,
+        jobs_held: _builtins.int = ...,
+        attempts_saved: _builtins.int = ...,
+        open_duration: _duration_pb2.Duration | None = ...,
+        falsely_open_duration: _duration_pb2.Duration | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        log_start_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "falsely_open_duration", b"falsely_open_duration", "log_start_time", b"log_start_time", "open_duration", b"open_duration", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "attempts_held", b"attempts_held", "attempts_saved", b"attempts_saved", "end_time", b"end_time", "falsely_open_duration", b"falsely_open_duration", "jobs_held", b"jobs_held", "log_start_time", b"log_start_time", "open_duration", b"open_duration", "start_time", b"start_time", "transitions", b"transitions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SimulateBreakerPolicyResponse: _TypeAlias = SimulateBreakerPolicyResponse  # noqa: Y015

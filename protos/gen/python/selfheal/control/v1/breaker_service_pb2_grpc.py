@@ -95,6 +95,11 @@ class BreakerServiceStub:
                 request_serializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.UpdateBreakerPolicyRequest.SerializeToString,
                 response_deserializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.UpdateBreakerPolicyResponse.FromString,
                 _registered_method=True)
+        self.SimulateBreakerPolicy = channel.unary_unary(
+                '/selfheal.control.v1.BreakerService/SimulateBreakerPolicy',
+                request_serializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.SimulateBreakerPolicyRequest.SerializeToString,
+                response_deserializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.SimulateBreakerPolicyResponse.FromString,
+                _registered_method=True)
 
 
 class BreakerServiceServicer:
@@ -186,6 +191,14 @@ class BreakerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SimulateBreakerPolicy(self, request, context):
+        """SimulateBreakerPolicy plays the recorded attempts of a breaker through a candidate policy and tells what would have
+        happened. Deterministic; the policy in force gives the ledger's own transitions. Nothing changes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BreakerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -248,6 +261,11 @@ def add_BreakerServiceServicer_to_server(servicer, server):
                     servicer.UpdateBreakerPolicy,
                     request_deserializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.UpdateBreakerPolicyRequest.FromString,
                     response_serializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.UpdateBreakerPolicyResponse.SerializeToString,
+            ),
+            'SimulateBreakerPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.SimulateBreakerPolicy,
+                    request_deserializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.SimulateBreakerPolicyRequest.FromString,
+                    response_serializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.SimulateBreakerPolicyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -575,6 +593,33 @@ class BreakerService:
             '/selfheal.control.v1.BreakerService/UpdateBreakerPolicy',
             selfheal_dot_control_dot_v1_dot_breaker__service__pb2.UpdateBreakerPolicyRequest.SerializeToString,
             selfheal_dot_control_dot_v1_dot_breaker__service__pb2.UpdateBreakerPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SimulateBreakerPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/selfheal.control.v1.BreakerService/SimulateBreakerPolicy',
+            selfheal_dot_control_dot_v1_dot_breaker__service__pb2.SimulateBreakerPolicyRequest.SerializeToString,
+            selfheal_dot_control_dot_v1_dot_breaker__service__pb2.SimulateBreakerPolicyResponse.FromString,
             options,
             channel_credentials,
             insecure,

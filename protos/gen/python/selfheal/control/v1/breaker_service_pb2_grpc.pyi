@@ -59,6 +59,10 @@ class BreakerServiceStub:
     """GetBreakerPolicy reads what is set for exactly one name or pattern, and what it comes to with all that it inherits."""
     UpdateBreakerPolicy: _grpc.UnaryUnaryMultiCallable[_breaker_service_pb2.UpdateBreakerPolicyRequest, _breaker_service_pb2.UpdateBreakerPolicyResponse]
     """UpdateBreakerPolicy sets fields for a name or pattern, or unsets them. Breakers stay in the state that they are in."""
+    SimulateBreakerPolicy: _grpc.UnaryUnaryMultiCallable[_breaker_service_pb2.SimulateBreakerPolicyRequest, _breaker_service_pb2.SimulateBreakerPolicyResponse]
+    """SimulateBreakerPolicy plays the recorded attempts of a breaker through a candidate policy and tells what would have
+    happened. Deterministic; the policy in force gives the ledger's own transitions. Nothing changes.
+    """
 
 @_typing.type_check_only
 class BreakerServiceAsyncStub(BreakerServiceStub):
@@ -91,6 +95,10 @@ class BreakerServiceAsyncStub(BreakerServiceStub):
     """GetBreakerPolicy reads what is set for exactly one name or pattern, and what it comes to with all that it inherits."""
     UpdateBreakerPolicy: _aio.UnaryUnaryMultiCallable[_breaker_service_pb2.UpdateBreakerPolicyRequest, _breaker_service_pb2.UpdateBreakerPolicyResponse]  # type: ignore[assignment]
     """UpdateBreakerPolicy sets fields for a name or pattern, or unsets them. Breakers stay in the state that they are in."""
+    SimulateBreakerPolicy: _aio.UnaryUnaryMultiCallable[_breaker_service_pb2.SimulateBreakerPolicyRequest, _breaker_service_pb2.SimulateBreakerPolicyResponse]  # type: ignore[assignment]
+    """SimulateBreakerPolicy plays the recorded attempts of a breaker through a candidate policy and tells what would have
+    happened. Deterministic; the policy in force gives the ledger's own transitions. Nothing changes.
+    """
 
 class BreakerServiceServicer(metaclass=_abc_1.ABCMeta):
     """BreakerService shows the fleet's breakers and lets an operator move them."""
@@ -192,5 +200,15 @@ class BreakerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_breaker_service_pb2.UpdateBreakerPolicyResponse, _abc.Awaitable[_breaker_service_pb2.UpdateBreakerPolicyResponse]]:
         """UpdateBreakerPolicy sets fields for a name or pattern, or unsets them. Breakers stay in the state that they are in."""
+
+    @_abc_1.abstractmethod
+    def SimulateBreakerPolicy(
+        self,
+        request: _breaker_service_pb2.SimulateBreakerPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_breaker_service_pb2.SimulateBreakerPolicyResponse, _abc.Awaitable[_breaker_service_pb2.SimulateBreakerPolicyResponse]]:
+        """SimulateBreakerPolicy plays the recorded attempts of a breaker through a candidate policy and tells what would have
+        happened. Deterministic; the policy in force gives the ledger's own transitions. Nothing changes.
+        """
 
 def add_BreakerServiceServicer_to_server(servicer: BreakerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

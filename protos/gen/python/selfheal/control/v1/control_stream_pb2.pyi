@@ -387,7 +387,7 @@ class Push(_message.Message):
     NONCE_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """"breakers", "job_types", "faults" and so on; a worker refuses what it does not know."""
+    """"breakers", "job_types", "policies" (of BreakerPolicy), "faults" and so on; a worker refuses what it does not know."""
     version: _builtins.int
     """A database revision: the same on every replica, and greater when newer."""
     nonce: _builtins.str
@@ -585,18 +585,32 @@ class JobTypeSnapshot(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_TYPE_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    SLOT_LIMIT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     job_type: _builtins.str
     """The job type."""
+    paused: _builtins.bool
+    """Set while an operator has paused it."""
+    slot_limit: _builtins.int
+    """How many attempts an operator lets the whole fleet run at once; absent: as many as it can."""
+    revision: _builtins.int
+    """Grows with whatever an operator does to a type: an older one changes nothing."""
     def __init__(
         self,
         *,
         job_type: _builtins.str = ...,
+        paused: _builtins.bool = ...,
+        slot_limit: _builtins.int | None = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_slot_limit", b"_slot_limit", "slot_limit", b"slot_limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_type", b"job_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_slot_limit", b"_slot_limit", "job_type", b"job_type", "paused", b"paused", "revision", b"revision", "slot_limit", b"slot_limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__slot_limit: _TypeAlias = _typing.Literal["slot_limit"]  # noqa: Y015
+    _WhichOneofArgType__slot_limit: _TypeAlias = _typing.Literal["_slot_limit", b"_slot_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__slot_limit) -> _WhichOneofReturnType__slot_limit | None: ...
 
 Global___JobTypeSnapshot: _TypeAlias = JobTypeSnapshot  # noqa: Y015
 

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.unknown_fields import UnknownFieldSet
 from selfheal.control.v1 import breaker_policy_pb2 as wire
 
-from controlplane.convert import to_time
 from jobkit.domain.breaker import Mode
 from jobkit.domain.errors import FieldViolation, InvalidJob
-from jobkit.domain.policy import PolicyOverride, StoredPolicy
+from jobkit.domain.policy import PolicyOverride, PolicySet, StoredPolicy
+from jobkit.rpc.breakers import EPOCH, MILLISECOND
+from jobkit.rpc.convert import to_timestamp
 
 _NUMBERS = (
     "failure_threshold", "failure_rate", "failure_sample", "success_threshold", "probes", "slow_call_rate",
 )  # fmt: skip
 _DURATIONS = ("failure_window", "cooldown", "max_cooldown", "slow_call_duration")
 _MODE = "BREAKER_MODE_"
-_MILLISECOND = timedelta(milliseconds=1)
 
 
 def override_from_wire(message: wire.BreakerPolicy, pattern: str) -> PolicyOverride:
@@ -30,7 +32,7 @@ def override_from_wire(message: wire.BreakerPolicy, pattern: str) -> PolicyOverr
     values: dict[str, Any] = {name: given[name] for name in _NUMBERS if name in given}
     for name in set(_DURATIONS) & given.keys():
         try:
-            values[name] = round(given[name].ToTimedelta() / _MILLISECOND)
+            values[name] = round(given[name].ToTimedelta() / MILLISECOND)
         except (ValueError, OverflowError):
             wrong.append(FieldViolation(f"policy.{name}", "must be a duration"))
     if message.HasField("mode") and message.mode != wire.BREAKER_MODE_UNSPECIFIED:
@@ -68,7 +70,7 @@ def policy_to_wire(stored: StoredPolicy) -> wire.BreakerPolicy:
     message.actor = stored.actor
     message.reason = stored.reason
     if stored.updated_at:
-        message.update_time.CopyFrom(to_time(stored.updated_at))
+        message.update_time.CopyFrom(to_timestamp(EPOCH + stored.updated_at * MILLISECOND))
     return message
 
 
@@ -76,3 +78,18 @@ def _duration(milliseconds: int) -> Duration:
     found = Duration()
     found.FromTimedelta(timedelta(milliseconds=milliseconds))
     return found
+
+
+def set_from_wire(messages: Sequence[wire.BreakerPolicy]) -> PolicySet:
+    """All policies, as they are pushed. Raises ValueError for a set that cannot be applied as a whole."""
+    overrides = {}
+    for message in messages:
+        pattern = message.breaker
+        if unknown := UnknownFieldSet(message):
+            raise ValueError(f"the policy of '{pattern}' has a field {unknown[0].field_number}, unknown here")
+        try:
+            overrides[pattern] = override_from_wire(message, pattern)
+        except InvalidJob as wrong:
+            raise ValueError(f"the policy of '{pattern}': {wrong.message}") from wrong
+    # Policies are never removed, so that the latest change of one is the set's.
+    return PolicySet(max((message.revision for message in messages), default=0), overrides)
