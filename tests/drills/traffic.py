@@ -143,8 +143,12 @@ class Story:
         return self.times(BreakerState.CLOSED)
 
     @property
+    def times_of_probes(self) -> list[float]:
+        return self.times(BreakerState.HALF_OPEN)
+
+    @property
     def probes(self) -> int:
-        return len(self.times(BreakerState.HALF_OPEN))
+        return len(self.times_of_probes)
 
 
 async def story(stage: Stage, breaker: str) -> Story:
