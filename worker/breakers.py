@@ -256,13 +256,14 @@ class Breakers:
                 wait = await self._report_once(breaker)
                 if wait is None:
                     return
+                breaker.suspected = wait.ms > 0
                 if wait.ms:
                     await asyncio.sleep(wait.ms / 1000)
         except Unavailable as error:
             _log.debug("evidence of %s was not taken: %s", breaker.name, error)
         finally:
             hesitated = hesitated or breaker.hesitates
-            breaker.reporting = False
+            breaker.reporting = breaker.suspected = False
             if hesitated:
                 self._changed(breaker.name, breaker.record)
 
@@ -272,6 +273,7 @@ class Breakers:
         outcomes, breaker.outcomes = breaker.outcomes[:REPORT_SIZE], breaker.outcomes[REPORT_SIZE:]
         evidence = Evidence(breaker.generation, tuple(outcomes), self.worker_id)
         window = await self.store.report(name, evidence, policy.outcomes_needed, policy.failure_window)
+        breaker.workers = window.workers
         decision = decide_evidence(policy, window, draw(), self.worker_id)
         if isinstance(decision, BreakerRecord):
             if not await self._swap(window.record, decision):

@@ -70,7 +70,7 @@ async def test_a_outage(place: Place, drill: Drill, scale: float, start: str) ->
                 warmed = await submit_over(stage, email, round(WARM_RATE * seconds), seconds, batch=5)
             fell = time.time()
             dependency.weather = down
-            ids = await submit_over(stage, email, jobs, OUTAGE_SECONDS * 0.8)
+            ids = await submit_over(stage, email, jobs, OUTAGE_SECONDS * 0.8, batch=10)
             await asyncio.sleep(max(fell + OUTAGE_SECONDS - time.time(), 0))
             dependency.weather = up
             healed = time.time()
