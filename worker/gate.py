@@ -13,7 +13,9 @@ from jobkit.domain.attribution import attribute, blamed, spoken_for
 from jobkit.domain.outcome import Deferred, Failed, Outcome
 from worker.breaker import Breaker
 
+# Caution ends by itself: so often do those who wait for it look.
 LOOK_SECONDS = 0.1
+
 Generations = Mapping[str, int]
 """By breaker, the generation under which an attempt began."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,17 @@ from tests.integration.stage import Place
 HERE = Path(__file__).parent
 FIGURES = pytest.StashKey[Figures]()
 # The quick ones first.
-ORDER = ("bad_worker", "quiet_type", "hang", "flapping", "shared", "quiet_fleet", "noise", "brown_out", "outage")
+ORDER = (
+    "bad_worker",
+    "quiet_type",
+    "hang",
+    "flapping",
+    "shared",
+    "quiet_fleet",
+    "noise",
+    "brown_out",
+    "outage",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -69,7 +78,7 @@ def scale(request: pytest.FixtureRequest) -> float:
 
 
 @pytest.fixture
-def place(postgres_url: str, rabbitmq_url: str, redis_url: str, namespace: str) -> Iterator[Place]:
+def place(postgres_url: str, rabbitmq_url: str, redis_url: str, namespace: str) -> Place:
     """An empty database, an empty vhost, and a key prefix, on real servers."""
     urls = {"DATABASE_URL": postgres_url, "RABBITMQ_URL": rabbitmq_url, "REDIS_URL": redis_url}
-    yield Place({**urls, "SELFHEAL_NAMESPACE": namespace}, namespace)
+    return Place({**urls, "SELFHEAL_NAMESPACE": namespace}, namespace)

@@ -38,7 +38,9 @@ async def test_b_brown_out(place: Place, drill: Drill, scale: float, workers: in
         told = await story(stage, email)
         dependency.weather = healthy
     served = sum(call.ended < ended for call in good(dependency.between(began)))
-    drill.at_least("goodput, of what the dependency could do", served / (able * (ended - began)) * 100, 90, " %")
+    drill.at_least(
+        "goodput, of what the dependency could do", served / (able * (ended - began)) * 100, 90, " %"
+    )
     drill.tell("good calls a second", served / (ended - began))
     drill.tell("failed calls a second", len(bad(dependency.between(began, ended))) / (ended - began))
     drill.tell("openings", len(told.opened))

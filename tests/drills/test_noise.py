@@ -1,4 +1,4 @@
-"""(h) Random errors open nothing: the rule that decides, on simulated attempts (see tests/unit/test_breaker_noise.py)."""
+"""(h) Random errors open nothing: the rule that decides, on the attempts of tests/unit/test_breaker_noise.py."""
 
 from __future__ import annotations
 

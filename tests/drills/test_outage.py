@@ -76,7 +76,7 @@ async def test_a_outage(place: Place, drill: Drill, scale: float, start: str) ->
             healed = time.time()
             wanted = {str(job_id) for job_id in ids}
             patience = 3 * jobs / CAPACITY + 30
-            drained = await until(lambda: served(dependency, healed, wanted) >= len(wanted), patience)
+            drained = await until(lambda: served(dependency, healed, wanted) >= len(wanted), patience, 1.0)
             over = time.time()
             await asyncio.sleep(2)
             told = await story(stage, email)
@@ -93,7 +93,7 @@ async def test_a_outage(place: Place, drill: Drill, scale: float, start: str) ->
 
 
 def served(dependency: Dependency, since: float, wanted: set[str]) -> int:
-    """How many of the jobs are through. Counted from the end of the list only now and then: it is long."""
+    """How many of the jobs are through. Not to be asked often: the list is long."""
     return len({c.key for c in dependency.calls if not c.code and c.began >= since} & wanted)
 
 
@@ -139,4 +139,6 @@ def judge_drain(drill: Drill, seen: Seen) -> None:
     drill.exactly("openings after it healed", sum(at > first for at in seen.told.opened), 0)
     drill.exactly("collapses of the dependency", seen.collapses, 0)
     rates = Counter(int(call.ended - first) for call in done)
-    drill.tell("good calls a second, by second", " ".join(str(rates[n]) for n in range(min(int(last - first), 16))))
+    drill.tell(
+        "good calls a second, by second", " ".join(str(rates[n]) for n in range(min(int(last - first), 16)))
+    )

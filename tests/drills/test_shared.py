@@ -26,7 +26,9 @@ async def test_e_shared_dependency(place: Place, drill: Drill, fails_in: float) 
         apps = []
         for _ in range(2):
             trades = [trade(t, calling(dependency, blames=smtp), depends_on=[smtp]) for t in types]
-            apps.append(await stage.worker(*trades, **{**BRISK, "COOLDOWN_PERIOD": "60", "MAX_COOLDOWN": "60"}))
+            apps.append(
+                await stage.worker(*trades, **{**BRISK, "COOLDOWN_PERIOD": "60", "MAX_COOLDOWN": "60"})
+            )
         breaker = apps[0].organs.breakers.of(f"@{smtp}")
         began = time.time()
         await asyncio.gather(*(stage.submit_many(name, 200) for name in types))

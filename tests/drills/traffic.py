@@ -31,7 +31,9 @@ SAME, SAME_SECONDS = 1.5, 0.02
 READ_SIZE = 1000
 
 
-def calling(dependency: Dependency, who: str = "", blames: str | None = None) -> Callable[..., Awaitable[None]]:
+def calling(
+    dependency: Dependency, who: str = "", blames: str | None = None
+) -> Callable[..., Awaitable[None]]:
     """A handler's act: one call; a refusal is a transient failure, of the dependency `blames` if given."""
 
     async def act(job: JobContext) -> None:
@@ -109,14 +111,14 @@ async def read_all(stage: Stage, ids: Sequence[UUID]) -> list[Job]:
     return jobs
 
 
-async def until(holds: Callable[[], bool], patience: float) -> bool:
-    """Whether it came to hold within so many seconds."""
+async def until(holds: Callable[[], bool], patience: float, look: float = 0.02) -> bool:
+    """Whether it came to hold within so many seconds, looking every `look`."""
     loop = asyncio.get_running_loop()
     end = loop.time() + patience
     while not holds():
         if loop.time() > end:
             return False
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(look)
     return True
 
 
@@ -155,7 +157,9 @@ async def story(stage: Stage, breaker: str) -> Story:
     """What the ledger has of it. Workers record their moves every half a second."""
     await asyncio.sleep(1.2)
     page = await stage.world.history.page(breaker, 1000, None)
-    return Story(tuple(sorted((e for e in page if not e.move.scope), key=lambda entry: entry.move.generation)))
+    return Story(
+        tuple(sorted((e for e in page if not e.move.scope), key=lambda entry: entry.move.generation))
+    )
 
 
 def unharmed(drill: Drill, name: str, before: Sequence[float], during: Sequence[float]) -> None:

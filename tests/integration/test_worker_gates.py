@@ -79,7 +79,9 @@ async def test_one_bad_worker_of_four_leaves_and_comes_back(real: Place) -> None
             assert app.organs.breakers.of(name).record.transitions == ()
 
 
-async def test_a_worker_that_is_out_gets_its_trial_although_the_others_leave_nothing_waiting(real: Place) -> None:
+async def test_a_worker_that_is_out_gets_its_trial_although_the_others_leave_nothing_waiting(
+    real: Place,
+) -> None:
     good, bad = Trade(real.type("email"), max_attempts=50), Trade(real.type("email"), max_attempts=50)
     name = bad.job_type
     async with Stage(real) as stage:
