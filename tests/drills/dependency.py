@@ -54,7 +54,8 @@ class Call:
 
 class Dependency:
     """`capacity` calls a second are served, with bursts of up to `burst`; what comes above it is turned away.
-    `places` calls at once are worked on; others wait in line. More than `collapses_at` calls within a second, while it is up,
+    `places` calls at once are worked on; others wait in line. More than `collapses_at` calls within a second, while
+    it is up,
     knock it over: it is down for COLLAPSE_SECONDS."""
 
     def __init__(
