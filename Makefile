@@ -10,7 +10,7 @@ PROJECT := .venv/.installed
 TOOLS := .venv-tools/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test faults lint generate baseline lock format bench soak test-job check-breaker clean
+.PHONY: help install run test faults lint generate baseline lock format bench drill soak test-job check-breaker clean
 # Two targets that share a virtual environment must not race under `make -j`.
 .NOTPARALLEL:
 
@@ -60,6 +60,9 @@ lock: install $(TOOLS) ## resolve requirements.lock again, keeping what still fi
 
 bench: install ## the benchmarks (ARGS="-k name" …)
 	@$(BIN)/python -m pytest tests/bench -s $(ARGS)
+
+drill: install ## the healing drills against their marks (ARGS="--scale 0.2 -k hang" …)
+	@$(BIN)/python -m pytest tests/drills -q --show-capture=no $(ARGS)
 
 soak: install ## load with random faults on servers of its own (ARGS="--minutes 10 --rate 300 --json")
 	@$(BIN)/python -m tests.faults.soak $(ARGS)

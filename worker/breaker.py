@@ -18,7 +18,9 @@ class Exile:
 
 
 class Breaker:
-    """Attempts carry the `generation` that they began under. `exile` is this worker's own, None while it is in."""
+    """Attempts carry the `generation` that they began under. `exile` is this worker's own, None while it is in.
+    `workers` had done such work when we last asked; `suspected`: the evidence suffices, unless somebody who has not
+    told yet knows better."""
 
     def __init__(self, name: str, policy: BreakerPolicy) -> None:
         self.record = BreakerRecord(name)
@@ -26,7 +28,10 @@ class Breaker:
         self.outcomes: list[Outcome] = []
         self.exile: Exile | None = None
         self.permits: set[int] = set()
+        self.workers = 1
+        self.suspected = False
         self._failing = 0
+        self._failed_at = 0.0
         self._decided = asyncio.Event()
         self._decided.set()
 
@@ -68,9 +73,21 @@ class Breaker:
     @property
     def hesitates(self) -> bool:
         """Whether to start nothing until the report that is on its way is answered: so many of this worker's last
-        attempts failed that the answer may well be to stop. Where calls fail within a millisecond this saves more of
-        them than any threshold."""
-        return self.reporting and self._failing >= self.policy.jobs_needed
+        attempts failed that the answer may well be to stop, or the fleet's evidence suffices and only has to be
+        complete. Where calls fail within a millisecond this saves more of them than any threshold."""
+        return self.reporting and (self.suspected or self._failing >= self.policy.jobs_needed)
+
+    @property
+    def at_once(self) -> int | None:
+        """How many attempts this worker may run at once for the moment; None: as many as it likes. Between a failure
+        and the next success the fleet as a whole is to try no more than is needed to know, but not for longer than
+        everybody needs to tell: what runs may take its time, and other jobs must not wait for that."""
+        if not self._failing or self.policy.mode is not Mode.ENFORCED or self.record.forced:
+            return None
+        caution = 2 * self.policy.flush_interval / 1000
+        if asyncio.get_running_loop().time() - self._failed_at > caution:
+            return None
+        return max((self.policy.jobs_needed - self._failing) // max(self.workers, 1), 1)
 
     async def decided(self) -> None:
         """Returns once no report is on its way."""
@@ -80,6 +97,8 @@ class Breaker:
         """An outcome to report."""
         self.outcomes.append(outcome)
         self._failing = self._failing + 1 if outcome.code else 0
+        if outcome.code:
+            self._failed_at = asyncio.get_running_loop().time()
 
     def learn(self, record: BreakerRecord) -> None:
         """The record is now this one; evidence of another generation is worth nothing."""

@@ -258,13 +258,14 @@ class Breakers:
                 wait = await self._report_once(breaker)
                 if wait is None:
                     return
+                breaker.suspected = wait.ms > 0
                 if wait.ms:
                     await asyncio.sleep(wait.ms / 1000)
         except Unavailable as error:
             _log.debug("evidence of %s was not taken: %s", breaker.name, error)
         finally:
             hesitated = hesitated or breaker.hesitates
-            breaker.reporting = False
+            breaker.reporting = breaker.suspected = False
             if hesitated:
                 self._changed(breaker.name, breaker.record)
 
@@ -275,6 +276,7 @@ class Breakers:
         fraction = draw()
         evidence = Evidence(breaker.generation, tuple(outcomes), self.worker_id, fraction)
         window = await self.store.report(name, evidence, policy.outcomes_needed, policy.failure_window)
+        breaker.workers = window.workers
         decision = decide_evidence(policy, window, fraction, self.worker_id)
         if isinstance(decision, BreakerRecord):
             if not await self._swap(window.record, decision):

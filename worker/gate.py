@@ -3,13 +3,18 @@ of them admit it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from uuid import UUID
 
 from jobkit.domain.attribution import attribute, blamed, spoken_for
 from jobkit.domain.outcome import Deferred, Failed, Outcome
 from worker.breaker import Breaker
+
+# Caution ends by itself: so often do those who wait for it look.
+LOOK_SECONDS = 0.1
 
 Generations = Mapping[str, int]
 """By breaker, the generation under which an attempt began."""
@@ -41,6 +46,8 @@ class Gate:
         self.job_type = job_type
         self.breakers = tuple(breakers)
         self._depends_on = tuple(depends_on)
+        self._running = 0
+        self._ended = asyncio.Event()
 
     @property
     def admits(self) -> bool:
@@ -66,8 +73,35 @@ class Gate:
         """Ids of jobs that failed as the last probe: others go first."""
         return frozenset(b.record.spared for b in self.breakers if b.record.spared)
 
-    async def decided(self) -> None:
-        """Returns once nothing hesitates."""
+    async def turn(self) -> None:
+        """Returns once an attempt that is claimed may begin, or the gate is shut. Jobs are claimed many at a time:
+        without this the first failure would come with all of them behind it."""
+        await self._decided()
+        while self.admits and self._crowded:
+            self._ended.clear()
+            try:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._ended.wait()
+            except TimeoutError:
+                pass
+            await self._decided()
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Around an attempt and the telling of how it went; enter it at once when it is its `turn`."""
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
+            self._ended.set()
+
+    @property
+    def _crowded(self) -> bool:
+        bounds = [n for n in (breaker.at_once for breaker in self.breakers) if n is not None]
+        return bool(bounds) and self._running >= min(bounds)
+
+    async def _decided(self) -> None:
         for breaker in self.breakers:
             if breaker.hesitates:
                 await breaker.decided()

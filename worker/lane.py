@@ -4,7 +4,8 @@ closed   consume; each token: slot -> claim -> execute -> settle -> acknowledge.
          the lane consumes no more than it has slots, and starts at the pace that goes with them
 paused   as open, and nobody probes
 open     consume nothing; what was prefetched and not started goes back, in order
-probing  one leased permit at a time: take tokens until a claim succeeds, and let that run answer
+probing  one leased permit at a time: take tokens until a claim succeeds, and let that run answer. A worker that alone
+         is out finds the queue empty where the others keep up with it: it stands in line with them for its one token
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ UNCONSUMED_SECONDS = 5.0
 SILENT_SECONDS = 60.0
 # A changed prefetch is a new consumer: while slots come and go, not more often than this.
 PREFETCH_SECONDS = 1.0
+# How long a trial stands in line for its token at a time; the next turn of the lane begins another.
+LINE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,8 @@ class TypeLane:
         self._woken = asyncio.Event()
         self._draining = False
         self._probing = 0
+        self._in_line = False
+        self._arrived = asyncio.Event()
         self._consumed_at = asyncio.get_running_loop().time()
         # Not all lanes at once.
         self._heard_at = self._consumed_at - random.uniform(0, SILENT_SECONDS / 2)  # noqa: S311
@@ -101,11 +106,17 @@ class TypeLane:
 
     def on_breaker(self, record: BreakerRecord) -> None:
         """A breaker of its gate moved: stop at once, or go on."""
+        self._arrived.set()
         self.wake()
 
     @property
     def _admits(self) -> bool:
         return self._gate.admits and not self._allowance.paused
+
+    @property
+    def _held(self) -> bool:
+        """Whether the fleet's jobs are held: then this worker's own trial has to wait."""
+        return self._allowance.paused or any(breaker.holds for breaker in self._gate.breakers)
 
     @property
     def _running(self) -> int:
@@ -137,6 +148,7 @@ class TypeLane:
     async def drain(self) -> None:
         """Start nothing more and give back what was not started; what runs goes on."""
         self._draining = True
+        self._arrived.set()
         self.wake()
         if self._lane is not None:
             await self._lane.pause()
@@ -162,7 +174,7 @@ class TypeLane:
         limit = self._slots.per_type if share is None else min(share, self._slots.per_type)
         # The broker must not send tokens for slots that are taken by runs without one.
         taken = self.without_token + self._runner.strays(self.job_type)
-        wanted = max(limit - taken, 0) if self._admits else 0
+        wanted = max(limit - taken, 0) if self._admits else int(self._in_line)
         if lane.consuming or not wanted:
             self._consumed_at = now
         if not wanted:
@@ -217,6 +229,7 @@ class TypeLane:
         if self._lane is not None:
             self._heard_at = asyncio.get_running_loop().time()
             self._inbox.append(Hand(self._lane, delivery, self._heard_at))
+            self._arrived.set()
             self._pump()
 
     def _pump(self) -> None:
@@ -286,8 +299,7 @@ class TypeLane:
     async def _run_probe(self, lane: Lane, probe: Probe) -> Ran | None:
         answer: Answer | None = None
         try:
-            while not self._draining and (delivery := await self._take(lane)) is not None:
-                hand = Hand(lane, delivery, asyncio.get_running_loop().time())
+            while not self._draining and (hand := await self._next(lane, probe)) is not None:
                 self._hands.add(hand)
                 try:
                     came = await self._runner.probe(hand, self._gate, probe)
@@ -301,6 +313,32 @@ class TypeLane:
         finally:
             await self._parts.prober.ended(self._gate, probe, answer)
         return None
+
+    async def _next(self, lane: Lane, probe: Probe) -> Hand | None:
+        """The token to probe with; None: there is none."""
+        delivery = await self._take(lane)
+        if delivery is not None:
+            return Hand(lane, delivery, asyncio.get_running_loop().time())
+        return None if probe.permits else await self._stand_in_line()
+
+    async def _stand_in_line(self) -> Hand | None:
+        """A token as a consumer gets it: while others consume, there is hardly one to take."""
+        self._in_line = True
+        self._arrived.clear()
+        self.wake()
+        try:
+            async with asyncio.timeout(LINE_SECONDS):
+                while not self._inbox and not self._draining and not self._held:
+                    self._arrived.clear()
+                    await self._arrived.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._in_line = False
+            self.wake()  # what came beside it goes back
+        if self._draining or self._held or not self._inbox:
+            return None
+        return self._inbox.popleft()
 
     async def _take(self, lane: Lane) -> Delivery | None:
         """The next token; not that of the job that failed as the last probe, while another one waits."""

@@ -82,7 +82,7 @@ class Runner:
         job = await self._claim(hand)
         if job is None:
             return None
-        await gate.decided()
+        await gate.turn()
         began = gate.generations
         if not gate.admits:
             # It was shut while we claimed: back to its place, unburned.
@@ -90,9 +90,10 @@ class Runner:
             return None
         if job.attempts == job.attempts_base:
             self._parts.budgets.first(job.job_type)
-        outcome, took = await self._execute(job, gate, began)
-        codes = gate.evidence(outcome, took)
-        self._parts.breakers.finished(gate, began, _answer(job, codes))
+        with gate.attempt():
+            outcome, took = await self._execute(job, gate, began)
+            codes = gate.evidence(outcome, took)
+            self._parts.breakers.finished(gate, began, _answer(job, codes))
         await self._settle(hand, job, outcome, took)
         # Who asks to be left alone for a while has refused, too.
         good = False if isinstance(outcome, Deferred) else not any(codes.values()) if codes else None

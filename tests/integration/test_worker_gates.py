@@ -19,7 +19,7 @@ from jobkit.domain.breaker import BreakerState, Mode
 from jobkit.domain.job import JobState
 from jobkit.domain.policy import PolicyOverride
 from jobkit.handling import JobContext
-from tests.integration.stage import Place, Stage, Trade, eventually
+from tests.integration.stage import Place, Stage, Trade, eventually, succeed
 from worker.app import WorkerApp
 
 OPEN, CLOSED, HALF_OPEN = BreakerState.OPEN, BreakerState.CLOSED, BreakerState.HALF_OPEN
@@ -77,6 +77,31 @@ async def test_one_bad_worker_of_four_leaves_and_comes_back(real: Place) -> None
         assert not any(exiled(app) for app in apps)
         for app in apps:
             assert app.organs.breakers.of(name).record.transitions == ()
+
+
+async def test_a_worker_that_is_out_gets_its_trial_although_the_others_leave_nothing_waiting(
+    real: Place,
+) -> None:
+    good, bad = Trade(real.type("email"), max_attempts=50), Trade(real.type("email"), max_attempts=50)
+    name = bad.job_type
+    async with Stage(real) as stage:
+        await stage.jobapi()
+        settings = {"COOLDOWN_PERIOD": "0.3", "MAX_COOLDOWN": "0.3"}
+        apps = [await stage.worker(trade, **settings) for trade in (good, bad)]
+        ids = await stage.submit_many(name, 200)
+        await bad.began(5)
+        await stage.all_reach(ids, JobState.SUCCEEDED)
+        bad.fail(lambda: TransientError("NETWORK_ERROR"))
+
+        async def trickle() -> list[str]:
+            ids.append(await stage.submit(name))
+            await asyncio.sleep(0.05)
+            return exiled(apps[1])
+
+        await eventually(trickle, lambda names: names == [name])
+        bad.act = succeed
+        await eventually(trickle, lambda names: names == [], patience=5)
+        await stage.all_reach(ids, JobState.SUCCEEDED)
 
 
 async def test_a_worker_that_stays_bad_stays_out_for_longer(real: Place) -> None:
