@@ -29,6 +29,7 @@ floors() {
 $python -m coverage erase
 status=0
 $python -m coverage run -m pytest tests --ignore=tests/bench --ignore=tests/drills --ignore=tests/faults \
+    --numprocesses=3 --dist=loadfile \
     --junit-xml="$report" "$@" || status=$?
 $python -m coverage combine --quiet
 $python -m coverage report || status=$?
