@@ -1,12 +1,15 @@
 #!/bin/sh
-# Unit, contract, integration and system tests under coverage (started processes too), the floors, then one short run
+# Unit, contract, integration and model tests under coverage, and the floors; then the system tests and one short run
 # of each fault, without coverage: they must meet components at full speed. All faults: `make faults`.
-# Arguments go to pytest; a selection of tests is not held to the floors, and brings no faults with it.
+# Arguments go to pytest, over all tests but the faults; a selection is not held to the floors.
 set -eu
 cd "$(dirname "$0")/.."
 python=.venv/bin/python
 report=$(mktemp)
 trap 'rm -f "$report"' EXIT
+# Much of a test is waiting: more processes than cores. A file's tests stay together, and share what they start.
+many="--numprocesses=4 --dist=loadfile"
+apart="--ignore=tests/bench --ignore=tests/drills --ignore=tests/faults"
 
 floors() {
     # Without the servers much of the adapters cannot run: then the numbers say nothing. CI has them all.
@@ -26,14 +29,15 @@ floors() {
     echo "coverage floors hold: 85 % of the whole, 95 % of jobkit/domain"
 }
 
+if [ $# -ne 0 ]; then
+    exec $python -m pytest tests $apart "$@"
+fi
 $python -m coverage erase
 status=0
-$python -m coverage run -m pytest tests --ignore=tests/bench --ignore=tests/drills --ignore=tests/faults \
-    --numprocesses=3 --dist=loadfile \
-    --junit-xml="$report" "$@" || status=$?
+$python -m coverage run -m pytest tests $apart --ignore=tests/system $many --quiet --durations=15 --junit-xml="$report" || status=$?
 $python -m coverage combine --quiet
 $python -m coverage report || status=$?
 [ "$status" -eq 0 ] || exit "$status"
-[ $# -eq 0 ] || exit 0
 floors
-$python -m pytest tests/faults -m short
+$python -m pytest tests/system $many --quiet --durations=15
+$python -m pytest tests/faults -m short --quiet --durations=15

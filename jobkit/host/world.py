@@ -83,6 +83,14 @@ class World:
         self.dispatcher: Dispatcher = (
             RabbitDispatcher(settings.rabbitmq_url) if settings.rabbitmq_url else EmbeddedDispatcher()
         )
+        self._share(settings)
+        self.ledger = TellingLedger(SqlLedger(self.database), self.signals)
+        self.embedded_breakers = settings.redis_url is None
+        self.tracing = Tracing(provider(component, environ))
+        self._schema_checked = False
+
+    def _share(self, settings: Settings) -> None:
+        """What the fleet shares: in Redis, or within this process."""
         self.breakers: BreakerStore
         self.limits: LimitStore
         self.signals: Signals
@@ -96,10 +104,6 @@ class World:
             self.breakers, self.signals = MemoryBreakerStore(), EmbeddedSignals()
             self.limits = MemoryLimitStore()
             self.fleet = MemoryFleetViews()
-        self.ledger = TellingLedger(SqlLedger(self.database), self.signals)
-        self.embedded_breakers = settings.redis_url is None
-        self.tracing = Tracing(provider(component, environ))
-        self._schema_checked = False
 
     async def open(self) -> None:
         """Connect to the broker, now if it answers, else as soon as it does: health tells meanwhile."""

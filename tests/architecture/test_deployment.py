@@ -14,7 +14,7 @@ import yaml
 from tests.architecture.tree import ROOT
 
 COMPONENTS = {"job-api": (3000, 50051), "worker": (3001, 50053), "control-plane": (3002, 50052)}
-SERVERS = ("postgres", "rabbitmq", "redis")
+SERVERS = {"postgres", "rabbitmq", "redis"}
 REPLICAS = {"job-api": 2, "worker": 2, "control-plane": 1}
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
@@ -118,7 +118,7 @@ def test_a_component_is_given_the_time_to_drain(name: str) -> None:
     assert int(service["stop_grace_period"].removesuffix("s")) > int(service["environment"]["SHUTDOWN_GRACE"])
 
 
-@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize("name", sorted(SERVERS))
 def test_a_server_keeps_its_data(name: str) -> None:
     assert _manifest("StatefulSet", name)["spec"]["volumeClaimTemplates"]
     assert any(volume.startswith(f"{name}:") for volume in SERVICES[name]["volumes"])

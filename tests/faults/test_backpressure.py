@@ -121,7 +121,6 @@ class Answers(Counter[str]):
         await asyncio.gather(*(self.submit(address, batch) for batch in batches))
 
 
-@pytest.mark.short
 async def test_memory_while_the_database_stalls(house: House) -> None:
     """No more than 32 MiB of submits wait; however many more come, they are refused and leave no trace."""
     program, address = house.jobapi(DATABASE_TIMEOUT="15")

@@ -89,7 +89,7 @@ async def test_replies_lost_after_their_commit(faulty: Fleet, times: str) -> Non
     assert {accepted.job_id for accepted in unsure} <= starts
 
 
-@pytest.mark.parametrize("times", [pytest.param("lost", marks=pytest.mark.short), "mute"])
+@pytest.mark.parametrize("times", ["lost", "mute"])
 async def test_an_outcome_whose_reply_is_lost_is_settled_once(faulty: Fleet, times: str) -> None:
     async with Supervisor(faulty) as supervisor:
         keep_all(supervisor, first={"worker": launcher(f"{times}:settle")})

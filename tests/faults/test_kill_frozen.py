@@ -46,7 +46,6 @@ async def test_a_frozen_worker_is_replaced_and_fenced_off(faulty: Fleet) -> None
     assert figures.reruns >= 1
 
 
-@pytest.mark.short
 async def test_a_handler_that_blocks_the_loop_loses_its_claim(faulty: Fleet) -> None:
     async with Supervisor(faulty) as supervisor:
         workers = await two_workers(supervisor)

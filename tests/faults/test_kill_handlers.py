@@ -13,7 +13,6 @@ FEW = 4  # one more, and the breaker would open: all fail with API_TIMEOUT
 QUICK_MIX = {"good": 0.8, "flaky": 0.2}
 
 
-@pytest.mark.short
 async def test_a_handler_that_ignores_its_deadline_is_given_up_and_tried_again(faulty: Fleet) -> None:
     async with Supervisor(faulty) as supervisor:
         keep_all(supervisor)

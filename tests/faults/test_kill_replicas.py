@@ -5,7 +5,6 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 import aio_pika
-import pytest
 
 from tests.faults.kit import MIX, Kept, Load, Supervisor, everything_done, keep_all
 from tests.faults.verdict import runs_needed
@@ -50,7 +49,6 @@ def tokens_needed(load: Load) -> int:
     return sum(runs_needed(accepted) for accepted in load.accepted.values())
 
 
-@pytest.mark.short
 async def test_two_of_each_share_the_work_and_repeat_none_of_it(faulty: Fleet) -> None:
     assert urlsplit(faulty.environ["RABBITMQ_URL"]).path != "/"
     tap = Tap(faulty)

@@ -102,7 +102,7 @@ def nothing_held_ran(standing: Standing, load: Load) -> None:
     [
         "stopped",
         "emptied",
-        pytest.param("frozen", marks=pytest.mark.short),
+        "frozen",
         pytest.param("flushed", marks=pytest.mark.short),
     ],
 )

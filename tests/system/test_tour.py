@@ -218,7 +218,7 @@ async def test_operators_read_the_outage_in_two_redis_keys(server_fleet: Fleet) 
             assert abs(record["openedAt"] / 1000 - store.time()[0]) < 30
             counter = f"failure:{job_type}:API_TIMEOUT"
             assert int(store.get(counter)) >= 5
-            assert 0 < store.ttl(counter) <= 60
+            assert 0 < store.ttl(counter) <= 62  # the window, and one of the slices that it is counted in
 
             await heal(client, job_type, failing)
 
