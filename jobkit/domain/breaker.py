@@ -38,22 +38,8 @@ class Cause(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
-    """What the fleet had seen when evidence moved a breaker: attempts and distinct jobs by error code within the
-    window, how many recent attempts were looked at, and samples of who saw it."""
-
-    failures: Mapping[str, int]
-    distinct_jobs: Mapping[str, int]
-    sample: int
-    workers: tuple[str, ...] = ()
-    jobs: tuple[UUID, ...] = ()
-    traces: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Transition:
-    """One move; `generation` is the one that began with it, `at` is store milliseconds. `scope` is "" for the fleet,
-    or the id of the one worker that went by a breaker of its own."""
+    """One move; `generation` is the one that began with it, `at` is store milliseconds."""
 
     from_state: BreakerState
     to_state: BreakerState
@@ -63,8 +49,6 @@ class Transition:
     actor: str = ""
     reason: str = ""
     error_code: str = ""
-    scope: str = ""
-    proof: Proof | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,6 @@ from jobkit.domain.breaker import (
     BreakerRecord,
     BreakerState,
     Cause,
-    Proof,
     Transition,
     Wait,
     Window,
@@ -35,7 +34,6 @@ class _Why:
     actor: str = ""
     reason: str = ""
     error_code: str = ""
-    proof: Proof | None = None
 
 
 def next_generation(last: int, now: int) -> int:
@@ -70,7 +68,7 @@ def decide_evidence(policy: BreakerPolicy, window: Window, fraction: float) -> B
     for code in suspects:
         if len(streak) == policy.streak_needed and streak.count(code) == len(streak):
             reason = f"the last {len(streak)} attempts failed with {code}"
-            return _tripped(record, policy, now, fraction, _evidence(reason, code, window, len(streak)))
+            return _tripped(record, policy, now, fraction, _Why(Cause.EVIDENCE, "", reason, code))
     code = max(suspects, key=lambda suspect: (sample.count(suspect), suspect), default="")
     if not code or not sample or sample.count(code) < policy.failure_rate * len(sample):
         return None
@@ -78,7 +76,7 @@ def decide_evidence(policy: BreakerPolicy, window: Window, fraction: float) -> B
     if now - since < policy.flush_interval:
         return Wait(policy.flush_interval - (now - since))
     reason = f"{sample.count(code)} of the last {len(sample)} attempts failed with {code}"
-    return _tripped(record, policy, now, fraction, _evidence(reason, code, window, len(sample)))
+    return _tripped(record, policy, now, fraction, _Why(Cause.EVIDENCE, "", reason, code))
 
 
 def decide_open_until(
@@ -149,11 +147,6 @@ def reset(record: BreakerRecord, now: int, actor: str, reason: str) -> BreakerRe
     return _closed(record, now, _operator(actor, reason))
 
 
-def _evidence(reason: str, code: str, window: Window, sample: int) -> _Why:
-    proof = Proof(dict(window.failures), dict(window.distinct_jobs), sample)
-    return _Why(Cause.EVIDENCE, "", reason, code, proof)
-
-
 def _operator(actor: str, reason: str) -> _Why:
     return _Why(Cause.OPERATOR, actor or ANONYMOUS, reason)
 
@@ -179,7 +172,7 @@ def _moved(record: BreakerRecord, to: BreakerState, now: int, why: _Why) -> Brea
     """`record` in its new state; its `state` is still the one it comes from."""
     generation = next_generation(record.generation, now)
     move = Transition(
-        record.state, to, generation, now, why.cause, why.actor, why.reason, why.error_code, proof=why.proof
+        record.state, to, generation, now, why.cause, why.actor, why.reason, error_code=why.error_code
     )
     kept = (*record.transitions, move)[-TRANSITIONS_KEPT:]
     return replace(record, state=to, generation=generation, transitions=kept)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from typing import Any, TypeVar
-from uuid import UUID
 
 import orjson
 
-from jobkit.domain.breaker import BreakerRecord, BreakerState, Cause, Proof, Transition
+from jobkit.domain.breaker import BreakerRecord, BreakerState, Cause, Transition
 
 T = TypeVar("T")
 
@@ -72,26 +71,8 @@ def _transition(found: dict[str, Any]) -> Transition | None:
             actor=_text(found.get("actor")),
             reason=_text(found.get("reason")),
             error_code=_text(found.get("error_code")),
-            scope=_text(found.get("scope")),
-            proof=_proof(found.get("proof")),
         )
     except (ValueError, TypeError, KeyError):
-        return None
-
-
-def _proof(found: Any) -> Proof | None:
-    if not isinstance(found, dict):
-        return None
-    try:
-        return Proof(
-            failures={str(code): int(count) for code, count in found["failures"].items()},
-            distinct_jobs={str(code): int(count) for code, count in found["distinct_jobs"].items()},
-            sample=int(found["sample"]),
-            workers=tuple(str(worker) for worker in found["workers"]),
-            jobs=tuple(UUID(job) for job in found["jobs"]),
-            traces=tuple(str(trace) for trace in found["traces"]),
-        )
-    except (ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
