@@ -207,9 +207,6 @@ class RabbitLane:
                     await self._publisher.doubt(topology.main(self._job_type))
                     with suppress(*CONNECTION_EXCEPTIONS, TimeoutError):
                         await shut(session.channel, self._timeout)
-                else:
-                    log.warning("lane %s: no answer in time, connecting anew", self._job_type)
-                    self._link.drop()
             raise
 
     async def _cancel(self, session: _Session) -> None:

@@ -151,8 +151,9 @@ class Link:
             raise
 
     async def answers(self) -> bool:
-        """Whether the broker still talks to this connection. Where one call stays without an answer and others do
-        not, it is the thing asked about that is broken, and a new connection would not help."""
+        """Whether the broker still talks to this connection, which is given up when it does not. Where one call
+        stays without an answer and others do not, it is the thing asked about that is broken, and a new connection
+        would not help."""
         connection = self._connection
         if connection is None or not self.up:
             return False
@@ -161,6 +162,9 @@ class Link:
                 async with asyncio.timeout(PING_TIMEOUT):
                     await shut(await self._channel(connection, False), PING_TIMEOUT)
         except Unavailable:
+            if connection is self._connection:
+                log.warning("broker link %s: no answer in time, connecting anew", self._name)
+                self.drop()
             return False
         return True
 

@@ -129,11 +129,8 @@ class Publisher:
         if self._link.blocked:
             log.warning("no confirmation within %.1f s: the broker blocks publishers", self._timeout)
         elif self._channel is not None and not self._channel.is_closed and self._link.up:
-            if await self._link.answers():
-                log.warning("no confirmation within %.1f s, although the broker answers", self._timeout)
-            else:
-                log.warning("no confirmation within %.1f s: connecting anew", self._timeout)
-                self._link.drop()
+            log.warning("no confirmation within %.1f s", self._timeout)
+            await self._link.answers()
 
 
 def quarantined(body: bytes, headers: Mapping[str, object], content_type: str | None, queue: str) -> Outgoing:
