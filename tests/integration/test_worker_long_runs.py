@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from uuid import UUID
 
 import sqlalchemy as sa
 
@@ -19,6 +20,16 @@ async def let_go(worker: WorkerApp) -> None:
     await eventually(lambda: asyncio.sleep(0, worker.organs.lanes.without_token), lambda number: number == 1)
 
 
+async def run_without_token(stage: Stage, trade: Trade) -> tuple[WorkerApp, UUID]:
+    """A worker, and a job that runs on it after its token was let go."""
+    await stage.jobapi()
+    worker = await stage.worker(trade, **SOON)
+    job_id = await stage.submit(trade.job_type)
+    await trade.began(1)
+    await let_go(worker)
+    return worker, job_id
+
+
 async def nobodys(stage: Stage) -> int:
     count = sa.select(sa.func.count()).where(jobs.c.session_id.is_(None), jobs.c.state == "QUEUED")
 
@@ -32,11 +43,7 @@ async def test_a_job_that_outlasts_its_token_ends_where_it_runs(place: Place) ->
     trade = Trade(place.type("long"), attempt_timeout=60)
     go = trade.hang()
     async with Stage(place) as stage:
-        await stage.jobapi()
-        worker = await stage.worker(trade, **SOON)
-        job_id = await stage.submit(trade.job_type)
-        await trade.began(1)
-        await let_go(worker)
+        _, job_id = await run_without_token(stage, trade)
         go.set()
         job = await stage.reaches(job_id, JobState.SUCCEEDED)
     assert (job.deliveries, job.attempts) == (1, 1)
@@ -46,11 +53,7 @@ async def test_a_drain_leaves_it_to_the_reconciler(place: Place) -> None:
     trade = Trade(place.type("long"), attempt_timeout=60)
     go = trade.hang()
     async with Stage(place) as stage:
-        await stage.jobapi()
-        worker = await stage.worker(trade, **SOON)
-        job_id = await stage.submit(trade.job_type)
-        await trade.began(1)
-        await let_go(worker)
+        worker, job_id = await run_without_token(stage, trade)
         await stage.leave(worker)
         assert (await stage.job(job_id)).state is JobState.QUEUED
         assert await nobodys(stage) == 1
