@@ -10,7 +10,7 @@ PROJECT := .venv/.installed
 TOOLS := .venv-tools/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test faults lint generate baseline lock format bench soak test-job check-breaker clean
+.PHONY: help install run test faults lint generate baseline lock format bench drill soak test-job check-breaker clean
 # Two targets that share a virtual environment must not race under `make -j`.
 .NOTPARALLEL:
 
@@ -35,7 +35,7 @@ install: $(PROJECT) ## set up .venv with the project and its development tools
 run: $(RUNTIME) ## run all three components in one process (ARGS="--data DIR" …)
 	@exec $(BIN)/selfheal dev $(ARGS)
 
-test: install ## unit, contract, integration and system tests, with coverage (ARGS="-k name" …)
+test: install ## unit, contract, integration and system tests, one short run of each fault (ARGS="-k name" …)
 	@sh scripts/test.sh $(ARGS)
 
 faults: install ## every fault, at length, on private servers (ARGS="-k name" …)
@@ -61,6 +61,9 @@ lock: install $(TOOLS) ## resolve requirements.lock again, keeping what still fi
 bench: install ## the benchmarks (ARGS="-k name" …)
 	@$(BIN)/python -m pytest tests/bench -s $(ARGS)
 
+drill: install ## the healing drills against their marks (ARGS="--scale 0.2 -k hang" …)
+	@$(BIN)/python -m pytest tests/drills -q --show-capture=no $(ARGS)
+
 soak: install ## load with random faults on servers of its own (ARGS="--minutes 10 --rate 300 --json")
 	@$(BIN)/python -m tests.faults.soak $(ARGS)
 
@@ -71,5 +74,5 @@ check-breaker: install ## print the breakers of the running system
 	@$(BIN)/selfheal breaker list
 
 clean: ## remove what can be made again; data in .selfheal stays
-	@rm -rf .venv .venv-tools .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-tools .venv-peers .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@rm -rf .import_linter_cache build dist examples/node/node_modules

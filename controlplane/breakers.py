@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -29,17 +29,35 @@ class BreakerView:
 
 
 class BreakerDesk:
-    """The use cases. A breaker exists as soon as its job type does."""
+    """The use cases. A breaker exists as soon as its job type does, or a handler that declares the dependency."""
 
     def __init__(self, world: World) -> None:
         self._world = world
 
     async def list(self) -> list[BreakerView]:
         """All breakers, by name."""
-        names = sorted(await self._world.types.all())
-        records = await self._world.breakers.read(names)
+        names = await self.names()
+        return [*await self._views(names, await self._world.breakers.read(names))]
+
+    async def names(self) -> Sequence[str]:
+        """Of all breakers, sorted."""
+        return await self._world.types.breakers()
+
+    async def dress(
+        self, names: Sequence[str], records: Mapping[str, BreakerRecord]
+    ) -> Sequence[BreakerView]:
+        """The views of records that come from elsewhere; without failures while the store of these is away."""
+        try:
+            return await self._views(names, records)
+        except Unavailable:
+            held = await self._waiting()
+            return [BreakerView(records.get(n, BreakerRecord(n)), {}, held.get(n, 0)) for n in names]
+
+    async def _views(
+        self, names: Sequence[str], records: Mapping[str, BreakerRecord]
+    ) -> Sequence[BreakerView]:
         failures = await self._world.breakers.failures(names)
-        held = [name for name, record in records.items() if record.state.holds]
+        held = any(record.state.holds for record in records.values())
         waiting = await self._waiting() if held else {}
         return [
             BreakerView(records.get(name, BreakerRecord(name)), failures.get(name, {}), waiting.get(name, 0))
@@ -48,7 +66,7 @@ class BreakerDesk:
 
     async def get(self, name: str) -> BreakerView:
         """Raises NotFound."""
-        await self._known(name)
+        await self.know(name)
         record = (await self._world.breakers.read([name])).get(name, BreakerRecord(name))
         failures = (await self._world.breakers.failures([name])).get(name, {})
         held = (await self._waiting()).get(name, 0) if record.state.holds else 0
@@ -72,14 +90,8 @@ class BreakerDesk:
     async def _move(
         self, name: str, actor: str, reason: str, decide: Callable[[BreakerRecord, int], BreakerRecord]
     ) -> BreakerView:
-        wrong = [
-            FieldViolation(path, f"must be at most {MAX_TEXT} characters")
-            for path, text in (("actor", actor), ("reason", reason))
-            if len(text) > MAX_TEXT
-        ]
-        if wrong:
-            raise InvalidJob(wrong)
-        await self._known(name)
+        check_texts(actor, reason)
+        await self.know(name)
         for _ in range(SWAP_TRIES):
             record = (await self._world.breakers.read([name])).get(name, BreakerRecord(name))
             moved = decide(record, await self._world.breakers.now())
@@ -98,13 +110,32 @@ class BreakerDesk:
             f"breaker '{name}' is moving", reason="BREAKER_MOVING", retry_after=RETRY, metadata={"name": name}
         )
 
-    async def _known(self, name: str) -> None:
-        if name not in await self._world.types.all():
+    async def know(self, name: str) -> None:
+        """Raises NotFound."""
+        if name not in await self._world.types.breakers():
             raise NotFound("breaker", name)
 
     async def _waiting(self) -> dict[str, int]:
+        """Held jobs by breaker: a type held by a dependency counts there."""
         counts = await self._world.recovery.count_waiting()
-        return {job_type: n for (job_type, state), n in counts.items() if state == "HELD"}
+        types = await self._world.types.all()
+        waiting: dict[str, int] = {}
+        for (job_type, state), number in counts.items():
+            if state == "HELD" and job_type in types:
+                holder = types[job_type].held_breaker or job_type
+                waiting[holder] = waiting.get(holder, 0) + number
+        return waiting
+
+
+def check_texts(actor: str, reason: str) -> None:
+    """Raises InvalidJob when one is too long to record."""
+    wrong = [
+        FieldViolation(path, f"must be at most {MAX_TEXT} characters")
+        for path, text in (("actor", actor), ("reason", reason))
+        if len(text) > MAX_TEXT
+    ]
+    if wrong:
+        raise InvalidJob(wrong)
 
 
 def _until(until: datetime | None, now: int) -> int | None:

@@ -1,12 +1,13 @@
-"""What the control plane counts for Prometheus: waiting jobs and breaker states, at most every 15 s."""
+"""What the control plane shows to Prometheus: waiting jobs, counted at most every 15 s, and breaker states."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from jobkit.domain.breaker import BreakerState
+from jobkit.domain.breaker import BreakerRecord, BreakerState
 from jobkit.host.world import World
 
 COUNT_SECONDS = 15.0
@@ -14,7 +15,7 @@ _VALUES = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN:
 
 
 class Gauges:
-    """`count` reads the database and the breakers and sets the gauges."""
+    """`count` reads the database and sets the gauges of jobs; whoever reads breakers has `show` set theirs."""
 
     def __init__(self, world: World, registry: CollectorRegistry) -> None:
         self._world = world
@@ -30,13 +31,13 @@ class Gauges:
         self._state = Gauge(
             "selfheal_breaker_state", "0 closed, 1 half-open, 2 open.", ["breaker"], registry=registry
         )
+        self._shown: set[str] = set()
 
     async def count(self) -> None:
-        counts, oldest, now, types = await asyncio.gather(
+        counts, oldest, now = await asyncio.gather(
             self._world.recovery.count_waiting(),
             self._world.recovery.oldest_waiting(),
             self._world.database.now(),
-            self._world.types.all(),
         )
         self._waiting.clear()
         for (job_type, state), number in counts.items():
@@ -44,7 +45,11 @@ class Gauges:
         self._oldest.clear()
         for job_type, due in oldest.items():
             self._oldest.labels(job_type).set(max(now - due, 0) / 1000)
-        records = await self._world.breakers.read(sorted(types))
-        for name in types:
-            state = records[name].state if name in records else BreakerState.CLOSED
-            self._state.labels(name).set(_VALUES[state])
+
+    def show(self, standing: Mapping[str, BreakerRecord]) -> None:
+        """These breakers exist, and stand so; any other one is gone."""
+        for name in self._shown - set(standing):
+            self._state.remove(name)
+        for name, record in standing.items():
+            self._state.labels(name).set(_VALUES[record.state])
+        self._shown = set(standing)

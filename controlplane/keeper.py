@@ -3,27 +3,40 @@ wiped store has forgotten are rebuilt, operators' copies are repaired."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from jobkit.domain.breaker import BreakerRecord
 from jobkit.host.world import World
 
 
 class Keeper:
-    """Run `keep` once a second."""
+    """Run `keep` once a second. `seen` is told how all breakers stand: they are read here anyway."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(
+        self, world: World, seen: Callable[[Mapping[str, BreakerRecord]], None] = lambda standing: None
+    ) -> None:
         self._world = world
+        self._seen = seen
 
     async def keep(self) -> None:
-        names = sorted(await self._world.types.all())
-        told = await self._world.ledger.latest()
+        names = await self._world.types.breakers()
+        heads = await self._world.ledger.heads(names)
         stored = await self._world.breakers.read(names)
+        behind: dict[str, int] = {}
         for name in names:
-            record, ledger = stored.get(name), told.get(name)
-            if record is not None and record.generation > (ledger.generation if ledger else 0):
+            record, head = stored.get(name), heads.get(name, 0)
+            generation = record.generation if record else 0
+            if record is not None and generation > head:
                 await self._world.ledger.record(record)
-            elif ledger is not None and (record is None or record.generation < ledger.generation):
-                await self._rebuild(name, record, ledger)
+            elif generation < head:
+                behind[name] = generation
+        rebuilt = await self._rebuild(behind) if behind else {}
+        self._seen({name: BreakerRecord(name) for name in names} | stored | rebuilt)
         await self._world.breakers.repair(names)
 
-    async def _rebuild(self, name: str, record: BreakerRecord | None, ledger: BreakerRecord) -> None:
-        await self._world.breakers.swap(name, record.generation if record else 0, ledger)
+    async def _rebuild(self, behind: Mapping[str, int]) -> dict[str, BreakerRecord]:
+        """Only what differs is read in full, and that is nothing as a rule."""
+        latest = await self._world.ledger.latest(sorted(behind))
+        for name, record in latest.items():
+            await self._world.breakers.swap(name, behind[name], record)
+        return latest

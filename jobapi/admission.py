@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
 
 from jobapi.backlog import Backlog
 from jobapi.types import Types, too_many_types
@@ -33,10 +34,15 @@ class Admission:
         if job.on_open is OnOpen.REJECT:
             wait = self.types.rejected_for(job.job_type, self._clock.now())
         if wait is not None:
-            raise Unavailable(
-                f"the breaker of '{job.job_type}' is open",
-                reason="BREAKER_OPEN",
-                retry_after=wait,
-                metadata={"breaker": job.job_type},
-            )
+            raise breaker_open(job.job_type, self.types.holder(job.job_type), wait)
         self.backlog.let_in(job.job_type)
+
+
+def breaker_open(job_type: str, breaker: str, wait: timedelta) -> Unavailable:
+    """The type is held by `breaker`, its own or that of a dependency, for about `wait`."""
+    return Unavailable(
+        f"job type '{job_type}' is held: breaker '{breaker}' is open",
+        reason="BREAKER_OPEN",
+        retry_after=wait,
+        metadata={"breaker": breaker, "jobType": job_type},
+    )

@@ -25,11 +25,12 @@ from jobkit import __version__
 from jobkit.domain.errors import Unavailable
 from jobkit.host.front import Front
 from jobkit.host.process import Component
-from jobkit.host.world import World, new_id
+from jobkit.host.world import World
 from jobkit.rpc.probes import add_metrics
 from jobkit.runtime.clock import DatabaseClock
+from jobkit.runtime.finished import finished
 from jobkit.runtime.lifecycle import Loops
-from jobkit.runtime.publisher import BEAT_SECONDS, Publisher
+from jobkit.runtime.publisher import BEAT_SECONDS
 
 SERVICE = "selfheal.jobs.v1.JobService"
 FIRST_BEAT_SECONDS = 2.0
@@ -50,14 +51,14 @@ async def build(settings: JobApiSettings, world: World) -> AsyncIterator[JobApiA
         registry = CollectorRegistry()
         loops = Loops()
         clock = DatabaseClock()
-        publisher = Publisher("jobapi", world.dispatcher, world.sessions, clock, new_id)
+        publisher = world.publisher("jobapi", clock, world.messaging(registry))
         cooldown = timedelta(seconds=settings.cooldown)
         types = Types(world.types, world.presence, world.signals, settings.max_job_types, cooldown)
         backlog = Backlog(world.reader, settings.max_backlog)
         admission = Admission(types, backlog, clock)
         submitter = Submitter(world.intake, admission, publisher, clock, world.tracing, registry)
         waiters = Waiters(world.reader, world.signals)
-        jobs = Jobs(world, submitter, waiters, types, publisher, settings.max_payload_bytes)
+        jobs = Jobs(world, submitter, waiters, publisher, finished(registry), settings.max_payload_bytes)
         front = Front(
             "api",
             settings.bind,

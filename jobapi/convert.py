@@ -8,7 +8,9 @@ from typing import Any
 from uuid import UUID
 
 import orjson
+from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
+from google.protobuf.unknown_fields import UnknownFieldSet
 from selfheal.jobs.v1 import job_pb2, job_service_pb2
 
 from jobkit.domain.errors import FieldViolation, InvalidJob, NotFound
@@ -23,6 +25,7 @@ _ON_OPEN = {
     job_pb2.ON_OPEN_HOLD: OnOpen.HOLD,
     job_pb2.ON_OPEN_REJECT: OnOpen.REJECT,
 }
+_STATES = {state: job_pb2.JobState.Value(f"JOB_STATE_{state.value}") for state in JobState}
 
 
 def payload_bytes(value: dict[str, Any]) -> bytes:
@@ -35,7 +38,8 @@ def payload_bytes(value: dict[str, Any]) -> bytes:
 
 
 def submit_from_wire(request: job_service_pb2.SubmitJobRequest, trace: TraceContext) -> Submit:
-    """Raises InvalidJob for an enum value that is not ours."""
+    """Raises InvalidJob for a field and for an enum value that are not ours."""
+    refuse_unknown(request)
     if request.on_open not in _ON_OPEN:
         raise InvalidJob([FieldViolation("on_open", "must be ON_OPEN_HOLD or ON_OPEN_REJECT")])
     return Submit(
@@ -50,6 +54,16 @@ def submit_from_wire(request: job_service_pb2.SubmitJobRequest, trace: TraceCont
         on_open=_ON_OPEN[request.on_open],
         trace=trace,
     )
+
+
+def refuse_unknown(request: Message) -> None:
+    """Raises InvalidJob for fields of a later release, by number: their names are not known here. Protobuf would have
+    them ignored, and the job would run without what its sender asked for."""
+    if len(unknown := UnknownFieldSet(request)):
+        numbers = dict.fromkeys(unknown[index].field_number for index in range(len(unknown)))
+        raise InvalidJob(
+            [FieldViolation(f"#{number}", "should not exist") for number in numbers], reason="UNKNOWN_FIELD"
+        )
 
 
 def payload_from_wire(payload: Struct) -> bytes:
@@ -76,7 +90,7 @@ def job_to_wire(job: Job, note: str = "") -> job_pb2.Job:
         job_id=str(job.job_id),
         job_type=job.job_type,
         payload=dict_to_struct(orjson.loads(job.payload)),
-        state=_state(job.state),
+        state=_STATES[job.state],
         labels=job.labels,
         request_id=job.request_id,
         attempts=job.attempts,
@@ -109,10 +123,6 @@ def job_to_wire(job: Job, note: str = "") -> job_pb2.Job:
     if job.finish_time is not None:
         message.finish_time.CopyFrom(to_timestamp(job.finish_time))
     return message
-
-
-def _state(state: JobState) -> job_pb2.JobState.ValueType:
-    return job_pb2.JobState.Value(f"JOB_STATE_{state.value}")
 
 
 def _error(error: JobError) -> job_pb2.JobError:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
+from prometheus_client import Counter
+
 from jobapi.submit import Submitter
-from jobapi.types import Types
 from jobapi.waiting import Waiters
 from jobkit.domain.errors import FieldViolation, InvalidJob, NotFound
 from jobkit.domain.filter import JobFilter, PageToken
@@ -34,15 +35,15 @@ class Jobs:
         world: World,
         submitter: Submitter,
         waiters: Waiters,
-        types: Types,
         publisher: Publisher,
+        finished: Callable[[str, str], Counter],
         max_payload: int,
     ) -> None:
         self._world = world
         self._submitter = submitter
         self._waiters = waiters
-        self._types = types
         self._publisher = publisher
+        self._finished = finished
         self.max_payload = max_payload
 
     async def submit(self, submit: Submit) -> tuple[Job, bool]:
@@ -73,7 +74,8 @@ class Jobs:
 
     def _new(self, submit: Submit) -> NewJob:
         trace = self._world.tracing.begin(submit.trace)
-        return check_submit(replace(submit, trace=trace), new_id(), self.max_payload)
+        traced = submit if trace is submit.trace else replace(submit, trace=trace)
+        return check_submit(traced, new_id(), self.max_payload)
 
     async def _told(self, batch: Sequence[NewJob], accepted: Sequence[Accepted]) -> list[Job]:
         """Jobs for the answers. A new one is told as it was written; only earlier ones are read back."""
@@ -101,7 +103,9 @@ class Jobs:
         return await self._world.reader.page(query, min(page_size or DEFAULT_PAGE, MAX_PAGE), after)
 
     async def cancel(self, job_id: UUID) -> Job:
-        job = await self._world.steering.cancel(job_id)
+        job, ended = await self._world.steering.cancel(job_id)
+        if ended:
+            self._finished(job.job_type, "cancelled").inc()
         await self._world.signals.send(ENDED if job.settled else CANCELS, [job_id])
         return job
 
@@ -118,12 +122,14 @@ class Jobs:
         return job
 
     async def discard(self, job_id: UUID) -> Job:
-        job = await self._world.steering.discard(job_id)
+        job, ended = await self._world.steering.discard(job_id)
+        if ended:
+            self._finished(job.job_type, "discarded").inc()
         await self._world.signals.send(ENDED, [job_id])
         return job
 
     def note(self, job: Job) -> str:
         """What a reader should know about a job that waits."""
-        if job.state.waiting and not self._types.served(job.job_type):
+        if job.state.waiting and not self._submitter.types.served(job.job_type):
             return f"no live worker serves job type '{job.job_type}'"
         return ""

@@ -12,6 +12,7 @@ from jobapi.convert import (
     page_token_from_wire,
     page_token_to_wire,
     payload_from_wire,
+    refuse_unknown,
     submit_from_wire,
 )
 from jobapi.jobs import Jobs
@@ -39,6 +40,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
     async def BatchSubmitJobs(
         self, request: job_service_pb2.BatchSubmitJobsRequest, context: Any
     ) -> job_service_pb2.BatchSubmitJobsResponse:
+        refuse_unknown(request)
         answers = await self._jobs.submit_many([_read(item) for item in request.requests])
         trace = trace_id(current_trace())
         return job_service_pb2.BatchSubmitJobsResponse(

@@ -84,15 +84,25 @@ class Types:
         left = timedelta(milliseconds=info.held_until - now)
         return left if left > timedelta(0) else None
 
+    def holder(self, job_type: str) -> str:
+        """The breaker that holds the type: its own, or that of a dependency."""
+        info = self._known.get(job_type)
+        return (info.held_breaker if info else "") or job_type
+
     def quarantine(self, job_type: str, now: datetime) -> Quarantine | None:
         """What a job of the type that is queued `now` is held by, as of the last refresh."""
         info = self._known.get(job_type)
+        if info is not None and info.pause is not None:
+            paused_until = None
+            if info.pause.until is not None:
+                paused_until = datetime.fromtimestamp(info.pause.until / 1000, UTC)
+            return Quarantine(QuarantineReason.PAUSED, now, "", paused_until)
         if info is None or not info.held:
             return None
         until = None
         if info.held_until is not None:
             until = datetime.fromtimestamp(info.held_until / 1000, UTC)
-        return Quarantine(QuarantineReason.BREAKER_OPEN, now, job_type, until)
+        return Quarantine(QuarantineReason.BREAKER_OPEN, now, self.holder(job_type), until)
 
 
 def too_many_types(job_type: str, limit: int) -> Exhausted:

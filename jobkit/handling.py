@@ -1,6 +1,6 @@
 """What handler authors import: how to declare a handler, what it is given, and what it may raise.
 
-    @job_handler("email", max_attempts=4, attempt_timeout=30)
+    @job_handler("email", depends_on=["smtp"], max_attempts=4, attempt_timeout=30)
     async def send_email(job: JobContext) -> dict: ...
 
 The decorator leaves the function as it was and only marks it; nothing is registered at import. The worker finds the
@@ -13,12 +13,13 @@ import inspect
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypeVar
 
 JOB_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+MAX_DEPENDENCIES = 16
 MARK = "__selfheal_handlers__"
 LONGEST_WAIT = timedelta(days=365)
 UNNAMED_CODE = "UNKNOWN"
@@ -35,13 +36,15 @@ F = TypeVar("F", bound=HandlerFunction)
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """A function that runs jobs of one type; None leaves a setting to the environment. Raises ValueError or
-    TypeError for settings that cannot work."""
+    """A function that runs jobs of one type; None leaves a setting to the environment. `depends_on` names what it
+    needs besides itself: each has a breaker of its own, `@<name>`. Raises ValueError or TypeError for settings that
+    cannot work."""
 
     job_type: str
     run: HandlerFunction
     max_attempts: int | None = None
     attempt_timeout: timedelta | None = None
+    depends_on: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.job_type, str):
@@ -56,6 +59,7 @@ class Handler:
             _check_attempts(self.max_attempts)
         if self.attempt_timeout is not None and self.attempt_timeout <= timedelta(0):
             raise ValueError(f"attempt_timeout must be positive, not {self.attempt_timeout}")
+        _check_dependencies(self.depends_on)
 
     @property
     def blocking(self) -> bool:
@@ -66,17 +70,26 @@ class Handler:
 
 
 def job_handler(
-    job_type: str, *, max_attempts: int | None = None, attempt_timeout: float | timedelta | None = None
+    job_type: str,
+    *,
+    depends_on: Iterable[str] = (),
+    max_attempts: int | None = None,
+    attempt_timeout: float | timedelta | None = None,
 ) -> Callable[[F], F]:
     """Mark a function as the handler of `job_type`.
 
+    `depends_on` names what the handler calls, such as `["smtp"]`: several types may name the same, and are held
+    together while it is down.
     `max_attempts` counts runs, the first included; `attempt_timeout` is in seconds. They win over the worker's
     settings, and what a submit asks for wins over both. May be repeated to serve several types.
     """
     timeout = None if attempt_timeout is None else _duration("attempt_timeout", attempt_timeout)
+    if isinstance(depends_on, str):
+        raise TypeError(f'depends_on must be a list of names, as in depends_on=["smtp"], not {depends_on!r}')
+    needs = tuple(dict.fromkeys(depends_on))
 
     def mark(function: F) -> F:
-        handler = Handler(job_type, function, max_attempts, timeout)
+        handler = Handler(job_type, function, max_attempts, timeout, needs)
         setattr(function, MARK, (*handlers_of(function), handler))
         return function
 
@@ -90,6 +103,16 @@ def handlers_of(candidate: object) -> tuple[Handler, ...]:
     marks = getattr(candidate, MARK, ()) if callable(candidate) else ()
     # Objects that answer to any attribute name, such as mocks and proxies, are not handlers.
     return marks if isinstance(marks, tuple) and all(isinstance(m, Handler) for m in marks) else ()
+
+
+def _check_dependencies(names: tuple[str, ...]) -> None:
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"a dependency's name must be a string, not {name!r}")
+        if not JOB_TYPE.fullmatch(name):
+            raise ValueError(f"dependency {name!r} must match {JOB_TYPE.pattern}")
+    if len(names) > MAX_DEPENDENCIES:
+        raise ValueError(f"depends_on has {len(names)} names, more than {MAX_DEPENDENCIES}")
 
 
 def _check_attempts(value: object) -> None:
@@ -198,7 +221,15 @@ class _CodedError(Exception):
 
 
 class TransientError(_CodedError):
-    """This run failed and another may not: counts towards the type's breaker, then retried with backoff."""
+    """This run failed and another may not: counts towards a breaker, then retried with backoff.
+
+    It counts on the `dependency` that it names, if the handler declares it. Otherwise on the job type, and on its
+    dependency too if it declares just one.
+    """
+
+    def __init__(self, code: str, message: str = "", *, dependency: str | None = None) -> None:
+        super().__init__(code, message)
+        self.dependency = dependency or ""
 
 
 class Permanent(_CodedError):
@@ -208,15 +239,24 @@ class Permanent(_CodedError):
 class RetryLater(Exception):
     """Run again after `after` (seconds or a timedelta, negative means at once), at the cost of no attempt.
 
-    `scope="type"` speaks for the whole job type: its breaker opens until exactly then.
+    `scope="type"` speaks for the whole job type, `scope="dependency"` for everything that needs the `dependency`
+    that it names (or the handler's only one): that breaker opens until exactly then.
     """
 
     def __init__(
-        self, after: float | timedelta, scope: Literal["job", "type"] = "job", message: str = ""
+        self,
+        after: float | timedelta,
+        scope: Literal["job", "type", "dependency"] = "job",
+        message: str = "",
+        *,
+        dependency: str | None = None,
     ) -> None:
         super().__init__(after, scope, message)
-        if scope not in ("job", "type"):
-            raise ValueError(f"RetryLater scope must be 'job' or 'type', not {scope!r}")
+        if scope not in ("job", "type", "dependency"):
+            raise ValueError(f"RetryLater scope must be 'job', 'type' or 'dependency', not {scope!r}")
+        if dependency and scope != "dependency":
+            raise ValueError(f"RetryLater names a dependency, but its scope is {scope!r}")
+        self.dependency = dependency or ""
         self.after = max(_duration("after", after), timedelta(0))
         self.scope = scope
         self.message = str(message)

@@ -26,6 +26,13 @@ if [ -e "$dir" ] && ! "$dir/bin/python" -m pip --version >/dev/null 2>&1; then
 fi
 [ -e "$dir" ] || "$python" -m venv "$dir"
 
-# Not compiled here: Python compiles what is imported, which is a fraction of it.
+# Not compiled here: Python compiles what is imported, which is a fraction of it. Where it may not keep that, every
+# start of a component would compile everything again, for seconds.
 echo "installing into $dir (half a minute or so)"
 "$dir/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check --no-input "$@"
+case " $* " in
+    *" --editable "*) own="jobapi jobkit worker controlplane protos" ;;
+    *) own="" ;;
+esac
+# shellcheck disable=SC2086 # several folders
+[ -z "${PYTHONDONTWRITEBYTECODE:-}" ] || "$dir/bin/python" -m compileall -q -j 0 "$dir/lib" $own >/dev/null || true

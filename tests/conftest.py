@@ -12,11 +12,13 @@ import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 import redis
+from hypothesis import settings
 
 from tests.servers import (
     NotAvailable,
@@ -29,6 +31,10 @@ from tests.servers import (
 from tests.vhosts import Vhosts, shared_ctl
 
 pytest.register_assert_rewrite("tests.contract")
+
+# No example fails for the time it took: the machine may be busy.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 _FIXTURE_OF_MARK = {"postgres": "postgres_url", "rabbitmq": "rabbitmq", "redis": "redis_url"}
 _left_out = pytest.StashKey[dict[str, str]]()
@@ -46,6 +52,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for mark, fixture in _FIXTURE_OF_MARK.items():
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(mark)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """One of several processes tells the one that sums up."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["left_out"] = session.config.stash[_left_out]
+        output["notes"] = session.config.stash[_notes]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """What such a process left out."""
+    output = getattr(node, "workeroutput", {})
+    node.config.stash[_left_out].update(output.get("left_out", {}))
+    notes = node.config.stash[_notes]
+    notes += [note for note in output.get("notes", []) if note not in notes]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -31,6 +31,9 @@ Around = Callable[[ClaimedJob], AbstractContextManager[Callable[[Outcome], objec
 """Entered before a run and left after it, in the context that the handler inherits; what it yields is told the
 outcome. What it raises is logged and changes nothing."""
 
+Sabotage = Callable[[ClaimedJob, Handler], Handler]
+"""What is to run in the handler's place: itself, or one that fails because an operator wants it to."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -57,12 +60,14 @@ class Executor:
         progress: ProgressSink,
         around: Around | None = None,
         freed: Callable[[str], None] | None = None,
+        sabotage: Sabotage | None = None,
     ) -> None:
         self._registry = registry
         self._limits = limits
         self._progress = progress
         self._around = around
         self._freed = freed
+        self._sabotage = sabotage
         self._runs: set[Run] = set()
         self._running: Counter[str] = Counter()
         self._strays: Counter[str] = Counter()
@@ -78,6 +83,10 @@ class Executor:
         """Handlers that go on after their outcome was given, by job type: each still keeps its slot."""
         return +self._strays
 
+    def strays_of(self, job_type: str) -> int:
+        """The same for one type, which is asked with each start."""
+        return self._strays.get(job_type, 0)
+
     def occupied(self, job_type: str) -> int:
         """Slots of `job_type` in use: its runs and its strays."""
         return self._running[job_type] + self._strays[job_type]
@@ -91,6 +100,8 @@ class Executor:
         payload = _decoded(job.payload)
         if payload is None:
             return failed(VALIDATION_ERROR, "payload is not a JSON object", retryable=False, counts=False)
+        if self._around is None:
+            return await self._execute(job, handler, payload)
         with _observed(self._around, job) as tell:
             outcome = await self._execute(job, handler, payload)
             tell(outcome)
@@ -127,6 +138,8 @@ class Executor:
             raise
 
     def _begin(self, job: ClaimedJob, handler: Handler, payload: dict[str, Any]) -> Run:
+        if self._sabotage is not None:
+            handler = self._sabotage(job, handler)
         timeout = job.attempt_timeout or handler.attempt_timeout or self._limits.attempt_timeout
         context = JobContext(
             job_id=str(job.job_id),
@@ -210,15 +223,14 @@ def _decoded(payload: bytes) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _observed(around: Around | None, job: ClaimedJob) -> Iterator[Callable[[Outcome], None]]:
+def _observed(around: Around, job: ClaimedJob) -> Iterator[Callable[[Outcome], None]]:
     """`around` entered and left in the caller's context, its exceptions kept from the job."""
     with ExitStack() as stack:
         heard: Callable[[Outcome], object] | None = None
-        if around is not None:
-            with _harmless():
-                manager = around(job)
-                heard = manager.__enter__()
-                stack.push(_leave(manager))
+        with _harmless():
+            manager = around(job)
+            heard = manager.__enter__()
+            stack.push(_leave(manager))
 
         def tell(outcome: Outcome) -> None:
             if heard is not None:

@@ -1,8 +1,11 @@
 """One job type's lane: its own channel and consumer, its gate, its jobs in hand.
 
-closed   consume; each token: slot -> claim -> execute -> settle -> acknowledge
+closed   consume; each token: slot -> claim -> execute -> settle -> acknowledge. While the type has a fleet-wide limit
+         the lane consumes no more than it has slots, and starts at the pace that goes with them
+paused   as open, and nobody probes
 open     consume nothing; what was prefetched and not started goes back, in order
-probing  one leased permit at a time: take tokens until a claim succeeds, and let that run answer
+probing  one leased permit at a time: take tokens until a claim succeeds, and let that run answer. A worker that alone
+         is out finds the queue empty where the others keep up with it: it stands in line with them for its one token
 """
 
 from __future__ import annotations
@@ -11,16 +14,20 @@ import asyncio
 import logging
 import random
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 
-from jobkit.domain.breaker import BreakerRecord, BreakerState
+from prometheus_client import Counter
+
 from jobkit.domain.errors import Unavailable
 from jobkit.ports import Delivery, Dispatcher, Lane
-from worker.breakers import Breaker, Breakers
+from worker.breakers import Breakers
+from worker.gate import Answer, Probe
 from worker.hand import Hand
-from worker.ramp import Ramp
-from worker.runner import Runner
+from worker.limits import FleetLimits
+from worker.prober import Prober
+from worker.ration import Ration
+from worker.runner import Ran, Runner
 from worker.slots import Slots
 
 _log = logging.getLogger(__name__)
@@ -31,18 +38,25 @@ UNCONSUMED_SECONDS = 5.0
 # again, by whoever publishes next, may keep a consumer that the broker sends to and that receives nothing (seen
 # on RabbitMQ 3.10): neither side would ever notice.
 SILENT_SECONDS = 60.0
+# A changed prefetch is a new consumer: while slots come and go, not more often than this.
+PREFETCH_SECONDS = 1.0
+# How long a trial stands in line for its token at a time; the next turn of the lane begins another.
+LINE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class LaneParts:
-    """What all lanes of a process share. `ack_after` (seconds) bounds how long a token stays unacknowledged."""
+    """What all lanes of a process share. `ack_after` (seconds) bounds how long a token stays unacknowledged;
+    `consumed` gives a type's count of what was delivered."""
 
     dispatcher: Dispatcher
     breakers: Breakers
+    prober: Prober
+    limits: FleetLimits
     runner: Runner
     slots: Slots
-    probe_lease: timedelta
     ack_after: float
+    consumed: Callable[[str], Counter]
 
 
 class TypeLane:
@@ -53,19 +67,24 @@ class TypeLane:
         self._parts = parts
         self._slots = parts.slots
         self._runner = parts.runner
-        self._breaker: Breaker = parts.breakers.of(job_type)
-        self._was_open = not self._breaker.admits
-        self._ramp = Ramp(parts.slots.per_type)
+        self._consumed = parts.consumed(job_type)
+        self._gate = parts.breakers.gate(job_type)
+        self._ration = Ration(job_type, self._gate.breakers, parts.limits, self._usage, self._pump)
+        self._consumed_at = asyncio.get_running_loop().time()
+        # What happened before there was a lane: the closing of what holds it now begins a recovery.
+        self._ration.heed(self._consumed_at)
+        self._again: asyncio.TimerHandle | None = None
         self._prefetch = 0
+        self._prefetched_at = 0.0
         self._lane: Lane | None = None
-        self._limit = parts.slots.per_type
         self._inbox: deque[Hand] = deque()
         self._hands: set[Hand] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Ran | None]] = set()
         self._woken = asyncio.Event()
         self._draining = False
-        self._probing = False
-        self._consumed_at = asyncio.get_running_loop().time()
+        self._probing = 0
+        self._in_line = False
+        self._arrived = asyncio.Event()
         # Not all lanes at once.
         self._heard_at = self._consumed_at - random.uniform(0, SILENT_SECONDS / 2)  # noqa: S311
 
@@ -88,14 +107,31 @@ class TypeLane:
     def wake(self) -> None:
         self._woken.set()
 
-    def on_breaker(self, record: BreakerRecord) -> None:
-        """The breaker moved: stop at once, or go on."""
-        if record.state.holds:
-            self._was_open = True
-        elif self._was_open:
-            self._was_open = False
-            self._ramp.start(asyncio.get_running_loop().time())
+    def stands_behind(self, breaker: str) -> bool:
+        """Whether the breaker is one of its gate's."""
+        return any(b.name == breaker for b in self._gate.breakers)
+
+    def on_breaker(self) -> None:
+        """A breaker of its gate moved, or its policy did: stop at once, or go on."""
+        self._ration.heed(asyncio.get_running_loop().time())
+        self._arrived.set()
         self.wake()
+
+    @property
+    def _admits(self) -> bool:
+        return self._gate.admits and not self._ration.paused
+
+    @property
+    def _held(self) -> bool:
+        """Whether the fleet's jobs are held: then this worker's own trial has to wait."""
+        return self._ration.paused or any(breaker.holds for breaker in self._gate.breakers)
+
+    @property
+    def _running(self) -> int:
+        return len(self._tasks) + self._runner.strays(self.job_type)
+
+    def _usage(self) -> tuple[int, int]:
+        return self._running, self._slots.per_type if self._admits and not self._draining else 0
 
     async def run(self) -> None:
         """The lane's loop; raises Unavailable while the broker is away, and may then be run again. After `drain`
@@ -120,6 +156,7 @@ class TypeLane:
     async def drain(self) -> None:
         """Start nothing more and give back what was not started; what runs goes on."""
         self._draining = True
+        self._arrived.set()
         self.wake()
         if self._lane is not None:
             await self._lane.pause()
@@ -141,22 +178,29 @@ class TypeLane:
         now = asyncio.get_running_loop().time()
         await self._let_go(now)
         await self._renew_silent(lane, now)
-        self._limit = self._ramp.limit(now) if self._breaker.admits else self._slots.per_type
+        share = self._ration.share
+        limit = self._slots.per_type if share is None else min(share, self._slots.per_type)
         # The broker must not send tokens for slots that are taken by runs without one.
         taken = self.without_token + self._runner.strays(self.job_type)
-        wanted = max(self._limit - taken, 0) if self._breaker.admits else 0
+        wanted = max(limit - taken, 0) if self._admits else int(self._in_line)
         if lane.consuming or not wanted:
             self._consumed_at = now
         if not wanted:
             await self._pause(lane)
-        elif not lane.consuming or wanted != self._prefetch:
+        elif not lane.consuming or (wanted != self._prefetch and self._may_change(share is None, now)):
+            if share is not None and wanted < self._prefetch:
+                # What is in hand beyond our slots may be what another worker has slots for.
+                await self._pause(lane)
             await lane.consume(wanted)
-            self._prefetch = wanted
-        if self._breaker.admits:
+            self._prefetch, self._prefetched_at = wanted, now
+        if self._admits:
             await self._return_stale(lane, now)
             self._pump()
-        elif not self._probing:
+        elif not self._ration.paused:
             await self._probe(lane)
+
+    def _may_change(self, unlimited: bool, now: float) -> bool:
+        return unlimited or now - self._prefetched_at >= PREFETCH_SECONDS
 
     async def _renew_silent(self, lane: Lane, now: float) -> None:
         if now - self._heard_at > SILENT_SECONDS and not self._tasks and not self._inbox:
@@ -191,31 +235,44 @@ class TypeLane:
 
     def _receive(self, delivery: Delivery) -> None:
         if self._lane is not None:
+            self._consumed.inc()
             self._heard_at = asyncio.get_running_loop().time()
             self._inbox.append(Hand(self._lane, delivery, self._heard_at))
+            self._arrived.set()
             self._pump()
 
     def _pump(self) -> None:
-        """Start what may start: the gate open, the ramp and the slots allowing it."""
-        if self._draining or not self._breaker.admits:
+        """Start what may start: the gate open, the slots of the process and of the fleet allowing it."""
+        if self._draining or not self._admits:
             return
-        while self._inbox and self._may_start():
+        while self._inbox and not self._gate.hesitates and self._has_room() and not self._must_wait():
             hand = self._inbox.popleft()
             if hand.delivery.live:
                 self._start(hand)
 
-    def _may_start(self) -> bool:
-        running = len(self._tasks) + self._runner.strays(self.job_type)
-        return running < self._limit and self._slots.admits(self.job_type)
+    def _has_room(self) -> bool:
+        return self._running < self._slots.per_type and self._slots.admits(self.job_type)
+
+    def _must_wait(self) -> bool:
+        """For a slot of the fleet, or for the next start of its pace: then we look again in time."""
+        loop = asyncio.get_running_loop()
+        wait = self._ration.wait(self._running, loop.time())
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        if 0 < wait < TURN_SECONDS:
+            self._again = loop.call_later(wait, self._pump)
+        return wait > 0
 
     def _start(self, hand: Hand) -> None:
+        self._ration.on_start(asyncio.get_running_loop().time())
         self._slots.take(self.job_type)
         self._hands.add(hand)
-        task = asyncio.create_task(self._runner.run(hand, self._breaker))
+        task = asyncio.create_task(self._runner.run(hand, self._gate))
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._ended(done, hand))
 
-    def _ended(self, task: asyncio.Task[None], hand: Hand | None = None) -> None:
+    def _ended(self, task: asyncio.Task[Ran | None], hand: Hand | None = None) -> None:
         self._tasks.discard(task)
         if hand is not None:
             self._hands.discard(hand)
@@ -225,49 +282,90 @@ class TypeLane:
             _log.info("a token of %s comes again: %s", self.job_type, error)
         elif error is not None:
             _log.error("a run of %s failed outside its handler", self.job_type, exc_info=error)
+        ran = task.result() if not task.cancelled() and error is None else None
+        self._ration.on_end(ran, asyncio.get_running_loop().time())
         self._pump()
 
     # -- probing
 
     async def _probe(self, lane: Lane) -> None:
-        """Ask for a permit; with one, let the next claimable job be the probe."""
-        if not self._open_time_over() or not self._may_start():
-            return
-        try:
-            generation = await self._parts.breakers.probe_permit(self.job_type, self._parts.probe_lease)
-        except Unavailable as error:
-            _log.debug("no permit for %s: %s", self.job_type, error)
-            return
-        if generation is None:
-            return
-        self._probing = True
-        self._slots.take(self.job_type)
-        task = asyncio.create_task(self._run_probe(lane, generation))
-        self._tasks.add(task)
-        task.add_done_callback(self._probe_ended)
+        """Ask for leave to probe, as often as may be; with it, the next claimable job is the probe."""
+        prober = self._parts.prober
+        while self._probing < self._gate.probes and prober.due(self._gate) and self._has_room():
+            try:
+                probe = await prober.ask(self._gate)
+            except Unavailable as error:
+                _log.debug("no permit for %s: %s", self.job_type, error)
+                return
+            if probe is None:
+                return
+            self._probing += 1
+            self._slots.take(self.job_type)
+            task: asyncio.Task[Ran | None] = asyncio.create_task(self._run_probe(lane, probe))
+            self._tasks.add(task)
+            task.add_done_callback(self._probe_ended)
 
-    def _open_time_over(self) -> bool:
-        record = self._breaker.record
-        return record.state is BreakerState.HALF_OPEN or self._parts.breakers.due(record)
-
-    async def _run_probe(self, lane: Lane, generation: int) -> None:
-        code: str | None = None
+    async def _run_probe(self, lane: Lane, probe: Probe) -> Ran | None:
+        answer: Answer | None = None
         try:
-            while not self._draining and (delivery := await lane.take()) is not None:
-                hand = Hand(lane, delivery, asyncio.get_running_loop().time())
+            while not self._draining and (hand := await self._next(lane, probe)) is not None:
                 self._hands.add(hand)
                 try:
-                    answer = await self._runner.probe(hand, generation)
+                    came = await self._runner.probe(hand, self._gate, probe)
                 finally:
                     self._hands.discard(hand)
-                if answer.claimed:
-                    code = answer.code
-                    return
+                if came.claimed:
+                    answer = came.answer
+                    break
         except Unavailable as error:
             _log.debug("probe of %s: %s", self.job_type, error)
         finally:
-            await self._parts.breakers.probed(self.job_type, generation, code)
+            await self._parts.prober.ended(self._gate, probe, answer)
+        return None
 
-    def _probe_ended(self, task: asyncio.Task[None]) -> None:
-        self._probing = False
+    async def _next(self, lane: Lane, probe: Probe) -> Hand | None:
+        """The token to probe with; None: there is none."""
+        delivery = await self._take(lane)
+        if delivery is not None:
+            return Hand(lane, delivery, asyncio.get_running_loop().time())
+        return None if probe.permits else await self._stand_in_line()
+
+    async def _stand_in_line(self) -> Hand | None:
+        """A token as a consumer gets it: while others consume, there is hardly one to take."""
+        self._in_line = True
+        self._arrived.clear()
+        self.wake()
+        try:
+            async with asyncio.timeout(LINE_SECONDS):
+                while not self._inbox and not self._draining and not self._held:
+                    self._arrived.clear()
+                    await self._arrived.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._in_line = False
+            self.wake()  # what came beside it goes back
+        if self._draining or self._held or not self._inbox:
+            return None
+        return self._inbox.popleft()
+
+    async def _take(self, lane: Lane) -> Delivery | None:
+        """The next token; not that of the job that failed as the last probe, while another one waits."""
+        first = await self._take_one(lane)
+        if first is None or first.token is None or str(first.token.job_id) not in self._gate.spared:
+            return first
+        second = await self._take_one(lane)
+        if second is None:
+            return first
+        await lane.give_back([first])
+        return second
+
+    async def _take_one(self, lane: Lane) -> Delivery | None:
+        delivery = await lane.take()
+        if delivery is not None:
+            self._consumed.inc()
+        return delivery
+
+    def _probe_ended(self, task: asyncio.Task[Ran | None]) -> None:
+        self._probing -= 1
         self._ended(task)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from uuid import UUID
 from prometheus_client import CollectorRegistry
 
 from jobkit.adapters.embedded.breakers import MemoryBreakerStore
+from jobkit.adapters.embedded.limits import MemoryLimitStore
 from jobkit.domain.breaker import BreakerRecord
 from jobkit.domain.errors import Unavailable
 from jobkit.domain.outcome import Interrupted
@@ -19,17 +21,22 @@ from jobkit.host.channels import ENDED
 from jobkit.host.world import World, new_id
 from jobkit.runtime.clock import DatabaseClock
 from jobkit.runtime.lifecycle import Loops
-from jobkit.runtime.publisher import Publisher
 from worker.breakers import Breakers
+from worker.budgets import Budgets
 from worker.claimer import Claimer
 from worker.claims import Claims
 from worker.executor import Executor, Limits
 from worker.fallback import FallbackStore
+from worker.faults import FaultReader
+from worker.figures import Figures
 from worker.handlers.email import SmtpSettings, email_handler
 from worker.handlers.simulator import SimulatorSettings, simulator
 from worker.handlers.webhook import Webhook
 from worker.lane import LaneParts
 from worker.lanes import Lanes
+from worker.limits import FleetLimits
+from worker.policies import PolicyReader
+from worker.prober import Prober
 from worker.registry import Registry
 from worker.runner import Runner, RunnerParts
 from worker.settings import WorkerSettings
@@ -37,6 +44,8 @@ from worker.settler import Settler
 from worker.slots import Slots
 from worker.suspects import Suspects
 from worker.watch import Watch
+
+_log = logging.getLogger(__name__)
 
 # A probe that neither answers nor dies may hold its permit for an attempt and this much more.
 PERMIT_SLACK = timedelta(seconds=10)
@@ -49,26 +58,45 @@ class Organs:
         self, settings: WorkerSettings, world: World, handlers: Registry, metrics: CollectorRegistry
     ) -> None:
         self._world = world
+        self.instance_id = new_id().hex
         self.worker_id = settings.name or f"{socket.gethostname()}-{os.getpid()}-{new_id().hex[-6:]}"
         lease = self._lease = timedelta(seconds=settings.job_lease)
         timeout = timedelta(seconds=settings.attempt_timeout)
         self.loops = Loops()
-        self.publisher = Publisher("worker", world.dispatcher, world.sessions, DatabaseClock(), new_id)
+        messaging = world.messaging(metrics)
+        self.publisher = world.publisher("worker", DatabaseClock(), messaging)
         self.claims = Claims(world.work, lease, self._interrupt)
-        self.watch = Watch(metrics, world.tracing, self._tell_ended)
-        limits = Limits(concurrency=settings.concurrency, attempt_timeout=timeout)
-        self.executor = Executor(handlers, limits, progress=self.claims.note_progress, freed=self._wake)
-        self.fallback = FallbackStore(world.breakers, MemoryBreakerStore)
-        self.breakers = Breakers(
-            self.fallback, world.ledger, settings.breaker_policy, self.worker_id, self._moved
-        )
-        self.claimer = Claimer(world.work, self.worker_id, lease, new_id)
-        runner = self._runner(settings, handlers)
         self.slots = Slots(settings.concurrency, settings.max_concurrency)
-        parts = LaneParts(
-            world.dispatcher, self.breakers, runner, self.slots, timeout + PERMIT_SLACK, settings.ack_after
+        self.figures = Figures(self.slots)
+        self.watch = Watch(metrics, messaging, world.tracing, self._tell_ended, self.figures.ended)
+        limits = Limits(concurrency=settings.concurrency, attempt_timeout=timeout)
+        self.faults = FaultReader(world.faults, settings.game_day_on)
+        self.executor = Executor(
+            handlers,
+            limits,
+            progress=self.claims.note_progress,
+            freed=self._wake,
+            sabotage=self.faults.sabotage,
         )
-        self.lanes = Lanes(handlers, world.types, parts, settings.max_job_types)
+        self.fallback = FallbackStore(world.breakers, MemoryBreakerStore, self.worker_id)
+        self.breakers = Breakers(
+            self.fallback, world.ledger, settings.breaker_policy, self.worker_id, self._moved, handlers.needs
+        )
+        self.policies = PolicyReader(world.policies, self.breakers)
+        self.limits = FleetLimits(world.limits, self.worker_id, self._wake)
+        self.budgets = Budgets(world.limits, MemoryLimitStore())
+        self.claimer = Claimer(world.work, self.worker_id, lease, new_id)
+        parts = LaneParts(
+            world.dispatcher,
+            self.breakers,
+            Prober(self.breakers, timeout + PERMIT_SLACK),
+            self.limits,
+            self._runner(settings, handlers),
+            self.slots,
+            settings.ack_after,
+            messaging.consumed,
+        )
+        self.lanes = Lanes(handlers, world.types, world.presence, parts, settings.max_job_types)
 
     def _runner(self, settings: WorkerSettings, handlers: Registry) -> Runner:
         work = self._world.work
@@ -84,6 +112,7 @@ class Organs:
                 settler=Settler(work, self.publisher, self.worker_id),
                 publisher=self.publisher,
                 breakers=self.breakers,
+                budgets=self.budgets,
                 registry=handlers,
                 policy=settings.retry_policy,
                 watch=self.watch,
@@ -135,6 +164,12 @@ class Organs:
             await self._world.presence.leave(self.worker_id)
         except Unavailable:
             return  # its beats stop, which says the same a little later
+
+    async def retire(self, actor: str, reason: str) -> None:
+        """Take no more work, as `drain` does; but what runs goes on to its end, and the process stays."""
+        _log.warning("draining, by %s (%s): no more work is taken", actor, reason)
+        await self.lanes.drain()
+        self.loops.once("retired", self.lanes.finish)
 
     async def drain(self, grace: float) -> None:
         """No new work, then `grace` seconds for what runs; what is left goes back unburned."""

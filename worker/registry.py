@@ -38,6 +38,11 @@ class Registry:
         """The handler that runs `job_type`, or None when nothing here does."""
         return self._handlers.get(job_type, self._fallback)
 
+    def needs(self, job_type: str) -> tuple[str, ...]:
+        """The dependencies that the type's handler declares."""
+        handler = self.find(job_type)
+        return handler.depends_on if handler is not None else ()
+
     def add(self, handler: Handler) -> None:
         """Raises BadHandlers when another handler has the type. Adding the same one again changes nothing."""
         known = self._handlers.setdefault(handler.job_type, handler)

@@ -7,19 +7,22 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from jobkit.domain.errors import Unavailable
 from jobkit.domain.job import ClaimedJob, Token
-from jobkit.domain.outcome import Deferred, Failed, Interrupted, Outcome, Succeeded
+from jobkit.domain.outcome import Deferred, Interrupted, Outcome
 from jobkit.domain.retry import Postpone, Release, Retry, RetryPolicy, decide_next, rung_at_least
 from jobkit.ports import Dispatch, Miss
 from jobkit.runtime.publisher import Publisher
-from worker.breakers import Breaker, Breakers
+from worker.breakers import Breakers
+from worker.budgets import Budgets
 from worker.claimer import Claimer
 from worker.claims import Claims
 from worker.executor import Executor
+from worker.gate import Answer, Gate, Generations, Probe
 from worker.hand import Hand
 from worker.registry import Registry
 from worker.settler import Settler
@@ -31,10 +34,26 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ProbeAnswer:
-    """What a probed token came to. `code`: "" for a success, a counted error code, None when it says nothing."""
+    """What a probed token came to; no `answer` when it says nothing."""
 
     claimed: bool
-    code: str | None = None
+    answer: Answer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """How an attempt went for whoever paces the next: `good`, or refused, or (None) neither; the handler took `took`
+    seconds. `codes` are what it said by breaker."""
+
+    good: bool | None
+    took: float
+    codes: Mapping[str, str]
+
+    def of(self, breaker: str) -> bool | None:
+        """`good`, as far as it is about what this breaker guards."""
+        if breaker in self.codes:
+            return not self.codes[breaker]
+        return None if self.codes else self.good
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +67,7 @@ class RunnerParts:
     settler: Settler
     publisher: Publisher
     breakers: Breakers
+    budgets: Budgets
     registry: Registry
     policy: RetryPolicy
     watch: Watch
@@ -62,38 +82,46 @@ class Runner:
 
     def strays(self, job_type: str) -> int:
         """Handlers that ignored their deadline and go on: each keeps its slot."""
-        return self._parts.executor.strays.get(job_type, 0)
+        return self._parts.executor.strays_of(job_type)
 
-    async def run(self, hand: Hand, breaker: Breaker) -> None:
-        """A token of a closed breaker."""
+    async def run(self, hand: Hand, gate: Gate) -> Ran | None:
+        """A token of an open gate. None: nothing ran."""
         job = await self._claim(hand)
         if job is None:
-            return
-        generation = breaker.generation
-        if not breaker.admits:
-            # It opened while we claimed: back to its place, unburned.
+            return None
+        await gate.turn()
+        began = gate.generations
+        if not gate.admits:
+            # It was shut while we claimed: back to its place, unburned.
             await self._settle(hand, job, Interrupted.DRAINED, 0.0)
-            return
-        outcome, took = await self._execute(job, generation)
-        code = evidence_of(outcome)
-        if code is not None:
-            self._parts.breakers.report(job.job_type, job.job_id, code, generation)
+            return None
+        if job.attempts == job.attempts_base:
+            self._parts.budgets.first(job.job_type)
+        with gate.attempt():
+            outcome, took = await self._execute(job, gate, began)
+            answer = gate.evidence(job, outcome, took)
+            self._parts.breakers.finished(began, answer)
         await self._settle(hand, job, outcome, took)
+        codes = answer.codes
+        # Who asks to be left alone for a while has refused, too.
+        good = False if isinstance(outcome, Deferred) else not any(codes.values()) if codes else None
+        return Ran(good, took, codes)
 
-    async def probe(self, hand: Hand, generation: int) -> ProbeAnswer:
-        """A token as the probe of a half-open breaker. A counted failure is refunded."""
+    async def probe(self, hand: Hand, gate: Gate, probe: Probe) -> ProbeAnswer:
+        """A token that is let through a shut gate. A failure with a counted code is refunded."""
         job = await self._claim(hand)
         if job is None:
             return ProbeAnswer(claimed=False)
-        outcome, took = await self._execute(job, generation)
-        await self._settle(hand, job, outcome, took, probe=True)
-        return ProbeAnswer(claimed=True, code=evidence_of(outcome))
+        outcome, took = await self._execute(job, gate, probe.generations)
+        answer = gate.evidence(job, outcome, took)
+        await self._settle(hand, job, outcome, took, probe=gate.refunds(outcome, probe, answer.codes))
+        return ProbeAnswer(claimed=True, answer=answer)
 
-    async def _open(self, job_type: str, after: timedelta, generation: int) -> None:
+    async def _open(self, name: str, after: timedelta, generation: int) -> None:
         try:
-            await self._parts.breakers.open_until(job_type, after, generation)
+            await self._parts.breakers.open_until(name, after, generation)
         except Unavailable as error:
-            _log.warning("the breaker of %s could not be opened: %s", job_type, error)
+            _log.warning("the breaker %s could not be opened: %s", name, error)
 
     async def _claim(self, hand: Hand) -> ClaimedJob | None:
         token = hand.delivery.token
@@ -121,7 +149,7 @@ class Runner:
             await self._parts.publisher.publish([Dispatch(token, rung_at_least(miss.retry_in))])
         await hand.ack()
 
-    async def _execute(self, job: ClaimedJob, generation: int) -> tuple[Outcome, float]:
+    async def _execute(self, job: ClaimedJob, gate: Gate, began: Generations) -> tuple[Outcome, float]:
         started = time.monotonic()
         with self._parts.watch.attempt(job) as tell:
             outcome = await self._parts.suspects.run(job)
@@ -130,7 +158,8 @@ class Runner:
         if isinstance(outcome, Deferred):
             outcome = replace(outcome, after=min(outcome.after, self._parts.max_retry_after))
             if outcome.wide:
-                await self._open(job.job_type, outcome.after, generation)
+                name = gate.spoken_for(outcome)
+                await self._open(name, outcome.after, began[name])
         return outcome, took
 
     async def _settle(
@@ -142,6 +171,9 @@ class Runner:
         if handler is not None and handler.max_attempts is not None:
             policy = replace(policy, max_attempts=handler.max_attempts)
         decision = decide_next(outcome, job, policy, random.random(), probe=probe)  # noqa: S311 - jitter
+        if isinstance(decision, Retry) and decision.counted:
+            delay = parts.budgets.retry(job.job_type, decision.delay)
+            decision = replace(decision, delay=delay)
         # What goes back goes by the token if we still have it, and then we must keep it until it has gone.
         goes_on = isinstance(decision, Release | Retry | Postpone)
         has_token = hand.keep() if goes_on else not hand.let_go
@@ -156,12 +188,3 @@ class Runner:
             await hand.give_back()
         else:
             await hand.ack()
-
-
-def evidence_of(outcome: Outcome) -> str | None:
-    """What an outcome says about the dependency: "" good, a code bad, None nothing."""
-    if isinstance(outcome, Succeeded):
-        return ""
-    if isinstance(outcome, Failed) and outcome.counts:
-        return outcome.error.code
-    return None

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from jobkit.domain.breaker import BreakerPolicy
 from jobkit.domain.retry import RetryPolicy
-from jobkit.runtime.settings import Count, Flag, Port, Seconds, Settings
+from jobkit.runtime.policy import PolicySettings
+from jobkit.runtime.settings import Count, Flag, Port, Seconds
 
 Names = Annotated[
     tuple[str, ...],
@@ -22,15 +22,18 @@ Names = Annotated[
         )
     ),
 ]
+Target = Annotated[str, Field(pattern=r"^[^\s/]+:\d{1,5}$", max_length=255)]
 
 
-class WorkerSettings(Settings):
+class WorkerSettings(PolicySettings):
     """What a worker reads from its environment."""
 
     grpc_port: Port = Field(50053, alias="WORKER_GRPC_PORT")
     http_port: Port = Field(3001, alias="WORKER_HTTP_PORT")
+    controlplane_addr: Target = Field("127.0.0.1:50052", alias="CONTROLPLANE_ADDR")
     name: str = Field("", alias="WORKER_NAME", max_length=64)
     handlers: Names = Field((), alias="WORKER_HANDLERS")
+    processes: Annotated[int, Field(ge=1, le=256)] = Field(1, alias="WORKER_PROCESSES")
     concurrency: Count = Field(16, alias="WORKER_CONCURRENCY")
     max_concurrency: Count = Field(256, alias="WORKER_MAX_CONCURRENCY")
     attempt_timeout: Seconds = Field(30, alias="ATTEMPT_TIMEOUT")
@@ -40,13 +43,6 @@ class WorkerSettings(Settings):
     max_losses: int = Field(3, alias="MAX_LOSSES", ge=1, le=100)
     max_job_types: Count = Field(1000, alias="MAX_JOB_TYPES")
 
-    failure_threshold: Count = Field(5, alias="FAILURE_THRESHOLD")
-    failure_rate: float = Field(0.5, alias="FAILURE_RATE", gt=0, le=1)
-    failure_sample: int = Field(50, alias="FAILURE_SAMPLE", ge=1, le=1000)
-    failure_window: Seconds = Field(60, alias="FAILURE_WINDOW")
-    cooldown: Seconds = Field(60, alias="COOLDOWN_PERIOD")
-    max_cooldown: Seconds = Field(600, alias="MAX_COOLDOWN")
-    success_threshold: int = Field(1, alias="SUCCESS_THRESHOLD", ge=1, le=100)
     max_retry_after: Seconds = Field(3600, alias="MAX_RETRY_AFTER")
 
     max_retries: int = Field(3, alias="MAX_RETRIES", ge=0, le=99)
@@ -66,30 +62,17 @@ class WorkerSettings(Settings):
     smtp_from: str = Field("selfheal@localhost", alias="SMTP_FROM")
     webhook_secret: str | None = Field(None, alias="WEBHOOK_SECRET", repr=False)
     webhook_allow: Names = Field((), alias="WEBHOOK_ALLOW")
+    webhook_retry_scope: Literal["job", "type"] = Field("job", alias="WEBHOOK_RETRY_SCOPE")
 
     def contradictions(self) -> Iterator[tuple[set[str], str]]:
         yield from super().contradictions()
         if self.simulate and self.env == "production":
             yield {"SELFHEAL_ENV", "SIMULATE"}, "SIMULATE: production runs real handlers only"
-        if self.max_cooldown < self.cooldown:
-            yield {"MAX_COOLDOWN", "COOLDOWN_PERIOD"}, "MAX_COOLDOWN: must not be below COOLDOWN_PERIOD"
         if self.max_retry_delay_ms < self.retry_delay_ms:
             yield (
                 {"MAX_RETRY_DELAY_MS", "RETRY_DELAY_MS"},
                 "MAX_RETRY_DELAY_MS: must not be below RETRY_DELAY_MS",
             )
-
-    @property
-    def breaker_policy(self) -> BreakerPolicy:
-        return BreakerPolicy(
-            failure_threshold=self.failure_threshold,
-            failure_rate=self.failure_rate,
-            failure_sample=self.failure_sample,
-            failure_window=round(self.failure_window * 1000),
-            cooldown=round(self.cooldown * 1000),
-            max_cooldown=round(self.max_cooldown * 1000),
-            success_threshold=self.success_threshold,
-        )
 
     @property
     def retry_policy(self) -> RetryPolicy:

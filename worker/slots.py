@@ -25,6 +25,11 @@ class Slots:
         """Slots in use."""
         return self._total
 
+    @property
+    def by_type(self) -> dict[str, int]:
+        """Slots in use, of the types that have any."""
+        return {job_type: used for job_type, used in self._used.items() if used}
+
     def used(self, job_type: str) -> int:
         return self._used[job_type]
 

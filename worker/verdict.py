@@ -47,10 +47,12 @@ _TIMEOUT_CLASSES = frozenset(
 )
 
 
-def failed(code: str, message: str, *, retryable: bool = True, counts: bool = True) -> Failed:
+def failed(
+    code: str, message: str, *, retryable: bool = True, counts: bool = True, dependency: str = ""
+) -> Failed:
     """A failure whose message is bounded and can be stored anywhere: no NUL, no lone surrogates."""
     clean = message.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
-    return Failed(JobError(code, clean[:MAX_MESSAGE], retryable), counts)
+    return Failed(JobError(code, clean[:MAX_MESSAGE], retryable), counts, dependency)
 
 
 def outcome_of_result(value: object) -> Outcome:
@@ -90,12 +92,13 @@ def outcome_of_error(error: BaseException) -> Outcome:
     of the job like any other."""
     error = _only_leaf(error)
     match error:
-        case TransientError(code=code, message=message):
-            return failed(code, message)
+        case TransientError(code=code, message=message, dependency=dependency):
+            return failed(code, message, dependency=dependency)
         case Permanent(code=code, message=message):
             return failed(code, message, retryable=False, counts=False)
-        case RetryLater(after=after, scope=scope, message=message):
-            return Deferred(after, message[:MAX_MESSAGE], wide=scope == "type")
+        case RetryLater(after=after, scope=scope, message=message, dependency=named):
+            spoken_for = named if scope == "dependency" else None
+            return Deferred(after, message[:MAX_MESSAGE], scope != "job", spoken_for)
     if _is_timeout(error):
         return failed(API_TIMEOUT, _describe(error))
     if _is_network(error):

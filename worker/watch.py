@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from uuid import UUID
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -13,6 +14,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from jobkit.domain.job import ClaimedJob
 from jobkit.domain.outcome import Convicted, Deferred, Failed, Interrupted, Outcome, Succeeded
 from jobkit.domain.retry import Cancel, Complete, Decision, Isolate, Retry
+from jobkit.runtime.finished import CHILDREN, finished
+from jobkit.runtime.messaging import MessagingMetrics
 from jobkit.runtime.tracing import Tracing
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -21,21 +24,22 @@ WATCH_SECONDS = 60.0
 
 
 class Watch:
-    """Observes attempts and settles. `tell_ended` gets the ids of ended jobs that somebody waits for."""
+    """Observes attempts and settles. `tell_ended` gets the ids of ended jobs that somebody waits for,
+    `ended` each attempt's type and outcome."""
 
     def __init__(
         self,
         registry: CollectorRegistry,
+        messaging: MessagingMetrics,
         tracing: Tracing,
         tell_ended: Callable[[Sequence[UUID]], None],
+        ended: Callable[[str, str], None] = lambda job_type, outcome: None,
     ) -> None:
         self._tracing = tracing
         self._tell_ended = tell_ended
+        self._attempt_ended = ended
         self._ended: list[UUID] = []
         self._watched: dict[UUID, float] = {}
-        self._finished = Counter(
-            "selfheal_jobs_finished_total", "Jobs that ended.", ["job_type", "outcome"], registry=registry
-        )
         self._attempts = Counter(
             "selfheal_job_attempts_total",
             "Runs of handlers.",
@@ -49,6 +53,7 @@ class Watch:
             registry=registry,
             buckets=SECONDS,
         )
+        messaging.tell_processing(self._duration)
         self._queued = Histogram(
             "selfheal_job_queue_seconds",
             "From submit to start of the first run.",
@@ -59,15 +64,19 @@ class Watch:
         self._running = Gauge(
             "selfheal_jobs_running", "Attempts running now.", ["job_type"], registry=registry
         )
+        # Looking a child up by its labels costs more than counting with it, five times a job. Types are bounded.
+        self._finished_of = finished(registry)
+        self._attempts_of = lru_cache(CHILDREN)(self._attempts.labels)
+        self._duration_of = lru_cache(CHILDREN)(self._duration.labels)
+        self._queued_of = lru_cache(CHILDREN)(self._queued.labels)
+        self._running_of = lru_cache(CHILDREN)(self._running.labels)
 
     @contextmanager
     def attempt(self, job: ClaimedJob) -> Iterator[Callable[[Outcome], None]]:
         """Around one run; what it yields is told the outcome."""
         if job.delivery == 1:
-            self._queued.labels(job.job_type).observe(
-                max((job.start_time - job.create_time).total_seconds(), 0)
-            )
-        running = self._running.labels(job.job_type)
+            self._queued_of(job.job_type).observe(max((job.start_time - job.create_time).total_seconds(), 0))
+        running = self._running_of(job.job_type)
         running.inc()
         started = time.perf_counter()
         told: list[Outcome] = []
@@ -78,10 +87,11 @@ class Watch:
                     end(told[0])
         finally:
             running.dec()
-            self._duration.labels(job.job_type).observe(time.perf_counter() - started)
+            self._duration_of(job.job_type).observe(time.perf_counter() - started)
             if told:
                 outcome, code = _labels(told[0])
-                self._attempts.labels(job.job_type, outcome, code).inc()
+                self._attempts_of(job.job_type, outcome, code).inc()
+                self._attempt_ended(job.job_type, outcome)
 
     def settled(self, job: ClaimedJob, outcome: Outcome, decision: Decision) -> None:
         """The decision stands in the database."""
@@ -90,7 +100,7 @@ class Watch:
         ends = {Complete: "succeeded", Isolate: "quarantined", Cancel: "cancelled"}
         end = ends.get(type(decision))
         if end is not None:
-            self._finished.labels(job.job_type, end).inc()
+            self._finished_of(job.job_type, end).inc()
             if self._watched.pop(job.job_id, None) is not None:
                 self._ended.append(job.job_id)
                 if len(self._ended) == 1:

@@ -69,7 +69,7 @@ class Overdue:
             if info is None:
                 continue
             # Of a held type nothing is claimed but probes, which say nothing about order.
-            before = 0 if info.held else fronts.get(name, 0) - self._lost_after
+            before = 0 if info.waits else fronts.get(name, 0) - self._lost_after
             if due >= before and await self._world.dispatcher.depth(name) == 0:
                 before = now - self._lost_after
             if due < before:

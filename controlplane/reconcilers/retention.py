@@ -37,9 +37,39 @@ class Retention:
             removed += step.removed
             after = step.after
             await asyncio.sleep(PAUSE_SECONDS)
-        removed += await self._world.retention.purge_records(self._ages, BATCH)
+        removed += await self._purge_ledger()
+        removed += await self._purge_records()
+        removed += await self._purge_attempts()
         if removed:
             _log.info("removed %d rows that had their time", removed)
+
+    async def _purge_ledger(self) -> int:
+        removed = 0
+        after: int | None = 0
+        while after is not None:
+            step = await self._world.retention.purge_ledger(after, self._ages, BATCH)
+            removed += step.removed
+            after = step.after
+            await asyncio.sleep(PAUSE_SECONDS)
+        return removed
+
+    async def _purge_records(self) -> int:
+        removed = 0
+        while True:
+            step = await self._world.retention.purge_records(self._ages, BATCH)
+            removed += step
+            if step < BATCH:
+                return removed
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _purge_attempts(self) -> int:
+        removed = 0
+        while True:
+            step = await self._world.attempts.purge(self._ages.finished_ms, BATCH)
+            removed += step
+            if step < BATCH:
+                return removed
+            await asyncio.sleep(PAUSE_SECONDS)
 
     async def drop_idle_types(self) -> None:
         """First the queue, then the row: what fails half-way is found again. A type that comes back in between is

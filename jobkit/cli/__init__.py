@@ -1,1 +1,3 @@
 """The `selfheal` command."""
+
+import jobkit.forks  # noqa: F401 - before anything imports gRPC

@@ -14,8 +14,9 @@ from jobkit.cli.targets import DEFAULT_API, DEFAULT_CONTROL, Targets
 
 COMPONENT_HELP = {
     "jobapi": "Run the job API.",
-    "worker": "Run a worker.",
+    "worker": "Run a worker; or list, get and drain those of the fleet.",
     "controlplane": "Run the control plane.",
+    "demo": "See an outage heal, live, in two minutes; needs nothing but this terminal.",
     "dev": "Run all three components in one process.",
     "migrate": "Bring the database to the current schema.",
 }
@@ -33,8 +34,9 @@ def run(
     arguments: list[str],
     commands: Mapping[str, tuple[str, str]],
     components: Mapping[str, EntryPoint],
+    steered: Callable[[list[str]], str | None],
 ) -> int:
-    """Run the line to its exit code."""
+    """Run the line to its exit code. `steered` names the module for a component's line that is the operator's."""
     app = typer.Typer(
         name="selfheal",
         callback=_root,
@@ -47,7 +49,7 @@ def run(
         app.command(name, help=text, cls=Forwarding)(_command(name, module))
     for name, component in sorted(components.items()):
         text = COMPONENT_HELP.get(name, f"Run {name}.")
-        app.command(name, help=text, cls=Forwarding)(_component(component))
+        app.command(name, help=text, cls=Forwarding)(_component(name, component, steered))
     return exit_code(lambda: app(args=arguments, prog_name="selfheal"))
 
 
@@ -87,8 +89,14 @@ def _command(name: str, module: str) -> Callable[[typer.Context], None]:
     return forward
 
 
-def _component(component: EntryPoint) -> Callable[[typer.Context], None]:
+def _component(
+    name: str, component: EntryPoint, steered: Callable[[list[str]], str | None]
+) -> Callable[[typer.Context], None]:
     def forward(ctx: typer.Context) -> None:
+        module = steered([name, *ctx.args])
+        if module is not None:
+            _command(name, module)(ctx)
+            return
         raise typer.Exit(component.load()(list(ctx.args)))
 
     return forward

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +22,30 @@ Control = Annotated[
         "--control", metavar="HOST:PORT", help="Address of the control plane; else as for `selfheal`."
     ),
 ]
+JobId = Annotated[str, typer.Argument(metavar="JOB_ID", help="The job's id.")]
+
+Reason = Annotated[str, typer.Option(help="Why; recorded. Asked for when not given.")]
+Actor = Annotated[str | None, typer.Option(help="Who; recorded. The login name when not given.")]
+
+
+def reason_of(given: str) -> str:
+    """Why: as given, or asked for at a terminal. Raises typer.BadParameter."""
+    if given.strip():
+        return given
+    if not sys.stdin.isatty():
+        raise typer.BadParameter("say why with --reason TEXT", param_hint="--reason")
+    answer: str = typer.prompt("Reason", err=True)
+    return answer
+
+
+def actor_of(given: str | None) -> str:
+    """The login name, or nothing where the process has none: the server then records "anonymous"."""
+    if given is not None:
+        return given
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return ""
 
 
 class WaitCommand(TyperCommand):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +12,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from selfheal.control.v1 import breaker_pb2, breaker_service_pb2_grpc
 from selfheal.control.v1 import breaker_service_pb2 as api
 
-from jobkit.cli.arguments import AsJson, Control
+from jobkit.cli import breaker_history, policy, simulate
+from jobkit.cli.arguments import Actor, AsJson, Control, Reason, actor_of, reason_of
 from jobkit.cli.breaker_view import print_breaker, print_breakers
 from jobkit.cli.output import print_json, print_json_lines
 from jobkit.cli.session import converse
@@ -32,10 +31,14 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+breaker_history.add_to(app)
+app.command()(simulate.simulate)
 
-Name = Annotated[str, typer.Argument(metavar="BREAKER", help="The breaker: a job type.")]
-Reason = Annotated[str, typer.Option(help="Why; recorded. Asked for when not given.")]
-Actor = Annotated[str | None, typer.Option(help="Who; recorded. The login name when not given.")]
+app.add_typer(policy.app, name="policy")
+
+Name = Annotated[
+    str, typer.Argument(metavar="BREAKER", help="The breaker: a job type, or a dependency such as @smtp.")
+]
 Until = Annotated[str, typer.Option(metavar="TIME", help="A duration such as 10m, or an RFC 3339 time.")]
 Work = Callable[["BreakerServiceAsyncStub", Caller], Awaitable[breaker_pb2.Breaker]]
 
@@ -79,7 +82,7 @@ def reset(
     address: Control = None,
 ) -> None:
     """Close a breaker and forget its evidence."""
-    request = api.ResetBreakerRequest(breaker=breaker, reason=_reason(reason), actor=_actor(actor))
+    request = api.ResetBreakerRequest(breaker=breaker, reason=reason_of(reason), actor=actor_of(actor))
 
     async def work(stub: BreakerServiceAsyncStub, call: Caller) -> breaker_pb2.Breaker:
         return (await call(stub.ResetBreaker, request, repeatable=False)).breaker
@@ -98,8 +101,10 @@ def open_breaker(
     address: Control = None,
 ) -> None:
     """Hold the jobs behind a breaker, until a time or until somebody closes it."""
-    end = _until(until)
-    request = api.OpenBreakerRequest(breaker=breaker, reason=_reason(reason), actor=_actor(actor), until=end)
+    end = until_of(until)
+    request = api.OpenBreakerRequest(
+        breaker=breaker, reason=reason_of(reason), actor=actor_of(actor), until=end
+    )
 
     async def work(stub: BreakerServiceAsyncStub, call: Caller) -> breaker_pb2.Breaker:
         return (await call(stub.OpenBreaker, request, repeatable=False)).breaker
@@ -118,8 +123,10 @@ def close_breaker(
     address: Control = None,
 ) -> None:
     """Let jobs flow whatever the evidence says, until a time or until somebody resets it."""
-    end = _until(until)
-    request = api.CloseBreakerRequest(breaker=breaker, reason=_reason(reason), actor=_actor(actor), until=end)
+    end = until_of(until)
+    request = api.CloseBreakerRequest(
+        breaker=breaker, reason=reason_of(reason), actor=actor_of(actor), until=end
+    )
 
     async def work(stub: BreakerServiceAsyncStub, call: Caller) -> breaker_pb2.Breaker:
         return (await call(stub.CloseBreaker, request, repeatable=False)).breaker
@@ -135,26 +142,7 @@ def _run(ctx: typer.Context, address: str | None, work: Work, as_json: bool) -> 
     (print_json if as_json else print_breaker)(breaker)
 
 
-def _reason(given: str) -> str:
-    if given.strip():
-        return given
-    if not sys.stdin.isatty():
-        raise typer.BadParameter("say why with --reason TEXT", param_hint="--reason")
-    answer: str = typer.prompt("Reason", err=True)
-    return answer
-
-
-def _actor(given: str | None) -> str:
-    """The login name, or nothing where the process has none: the server then records "anonymous"."""
-    if given is not None:
-        return given
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):
-        return ""
-
-
-def _until(given: str) -> Timestamp | None:
+def until_of(given: str) -> Timestamp | None:
     if not given:
         return None
     return to_timestamp(parse_until(given, datetime.now(UTC)))

@@ -13,10 +13,11 @@ import os
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import IO, Any
 
+from jobkit.cli.parts import find_parts
+from jobkit.cli.targets import DEFAULT_CONTROL
 from jobkit.host.process import Component, refuse, run_until_stopped
 from jobkit.host.world import World
 from jobkit.runtime import logs
@@ -24,8 +25,6 @@ from jobkit.runtime.settings import BadSettings, Settings, load
 
 _log = logging.getLogger("selfheal")
 
-# The control plane first: it frees what the process before was running. The worker last: it starts the flow.
-ORDER = ("controlplane", "jobapi", "worker")
 URLS = {"DATABASE_URL": "SQLite", "RABBITMQ_URL": "queues in memory", "REDIS_URL": "breakers in memory"}
 
 
@@ -38,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     sys.path.insert(0, os.getcwd())  # handler modules lie where the command is given
     environ = dev_environ(os.environ, options.data, options.handlers)
     try:
-        parts = _read_settings(_parts(), environ)
+        parts = _read_settings(find_parts(), environ)
     except BadSettings as bad:
         return refuse("dev", bad.problems)
     base = parts[0][1]
@@ -76,12 +75,17 @@ def dev_environ(environ: Mapping[str, str], data: str, handlers: list[str]) -> d
         values["WORKER_HANDLERS"] = ",".join([*handlers, *filter(None, [values.get("WORKER_HANDLERS")])])
     if not values.get("WORKER_HANDLERS"):
         values.setdefault("SIMULATE", "1")
+    if not values.get("CONTROLPLANE_ADDR"):
+        values["CONTROLPLANE_ADDR"] = _own_address(values)
     return values
 
 
-def _parts() -> list[Component[Any]]:
-    found = {point.name: point for point in entry_points(group="selfheal.parts")}
-    return [found[name].load() for name in ORDER]
+def _own_address(values: Mapping[str, str]) -> str:
+    """Where this process's own control plane listens, for its own worker."""
+    bind = values.get("BIND") or "127.0.0.1"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bind, bind)  # noqa: S104 - read, not bound
+    port = values.get("CONTROLPLANE_GRPC_PORT") or DEFAULT_CONTROL.rpartition(":")[2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _read_settings(
@@ -92,7 +96,12 @@ def _read_settings(
     problems: dict[str, None] = {}
     for part in parts:
         try:
-            read.append((part, load(part.settings, environ, embedded=True)))
+            settings = load(part.settings, environ, embedded=True)
+            if getattr(settings, "processes", 1) != 1:
+                problems[
+                    "WORKER_PROCESSES: `selfheal dev` is one process; start `selfheal worker` beside it"
+                ] = None
+            read.append((part, settings))
         except BadSettings as bad:
             problems.update(dict.fromkeys(bad.problems))
     if problems:

@@ -13,8 +13,9 @@ import typer
 from selfheal.jobs.v1 import job_pb2, job_service_pb2_grpc
 from selfheal.jobs.v1 import job_service_pb2 as api
 
-from jobkit.cli.arguments import WAIT_SECONDS, Api, AsJson, WaitCommand
+from jobkit.cli.arguments import WAIT_SECONDS, Api, AsJson, JobId, WaitCommand
 from jobkit.cli.job_view import print_job, print_jobs
+from jobkit.cli.job_watch import watch
 from jobkit.cli.output import print_json, print_json_lines
 from jobkit.cli.session import converse
 from jobkit.cli.values import parse_duration, parse_labels, read_payload
@@ -37,7 +38,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-JobId = Annotated[str, typer.Argument(metavar="JOB_ID", help="The job's id.")]
 Work = Callable[["JobServiceAsyncStub", Caller], Awaitable[job_pb2.Job]]
 
 
@@ -138,6 +138,9 @@ def wait(
         return (await call(stub.GetJob, api.GetJobRequest(job_id=job_id))).job
 
     _wait(ctx, address, read, timeout, as_json)
+
+
+app.command()(watch)
 
 
 @app.command()

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from selfheal.jobs.v1 import job_pb2
 
-from jobkit.cli.output import Cell, coloured, print_details, print_table, struct_text, time_text
+from jobkit.cli.output import Cell, coloured, print_details, print_line, print_table, struct_text, time_text
 from jobkit.client.job import reason_name, state_name
 
 
@@ -20,6 +20,13 @@ def print_job(job: job_pb2.Job) -> None:
     if job.attempt_history:
         headings = ("ATTEMPT", "WORKER", "STARTED", "FINISHED", "ERROR")
         print_table(headings, map(_attempt, job.attempt_history))
+
+
+def print_change(job: job_pb2.Job) -> None:
+    """A line: where the job stands now."""
+    error = _error(job.last_error) if job.HasField("last_error") else ""
+    attempts = f"(attempts {_attempts(job)})" if job.attempts else ""
+    print_line((time_text(job, "update_time"), _state(job), _progress(job), attempts, error, job.note))
 
 
 def _row(job: job_pb2.Job) -> tuple[Cell, ...]:
@@ -37,7 +44,7 @@ def _details(job: job_pb2.Job) -> Iterable[tuple[str, Cell]]:
     yield "payload", struct_text(job.payload)
     yield "result", struct_text(job.result) if job.HasField("result") else ""
     yield "last error", _error(job.last_error) if job.HasField("last_error") else ""
-    yield "progress", f"{job.progress.processed} of {job.progress.total}" if job.HasField("progress") else ""
+    yield "progress", _progress(job)
     yield "attempts", _attempts(job)
     yield "deliveries", str(job.deliveries)
     yield "holds", str(job.holds) if job.holds else ""
@@ -63,6 +70,10 @@ def _attempt(attempt: job_pb2.JobAttempt) -> tuple[Cell, ...]:
 def _state(job: job_pb2.Job) -> Cell:
     reason = reason_name(job.quarantine.reason) if job.HasField("quarantine") else ""
     return coloured(state_name(job.state), reason)
+
+
+def _progress(job: job_pb2.Job) -> str:
+    return f"{job.progress.processed} of {job.progress.total}" if job.HasField("progress") else ""
 
 
 def _attempts(job: job_pb2.Job) -> str:

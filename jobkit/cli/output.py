@@ -30,6 +30,13 @@ COLOURS = {
     "OPEN": "red",
     "CANCELLED": "dim",
     "DISCARDED": "dim",
+    "DONE": "green",
+    "STOPPED": "red",
+    "ACTIVE": "green",
+    "DRAINING": "yellow",
+    "DISCONNECTED": "red",
+    "ACKED": "green",
+    "NACKED": "red",
 }
 
 Cell = str | Text
@@ -66,6 +73,15 @@ def print_details(rows: Iterable[tuple[str, Cell]]) -> None:
         if value:
             grid.add_row(name, _text(value))
     _print(grid)
+
+
+def print_line(cells: Iterable[Cell]) -> None:
+    """What is not empty, on one line."""
+    line = Text(" ").join(_text(cell) for cell in cells if cell)
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    with console.capture() as captured:
+        console.print(line)
+    typer.echo(captured.get().rstrip("\n"))
 
 
 def print_json(message: Message, *, indent: int | None = 2) -> None:

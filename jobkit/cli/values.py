@@ -14,6 +14,7 @@ import typer
 
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_TIME = re.compile(r"\d{4}-")
 _LONGEST = 100 * 366 * 86400.0
 
 
@@ -37,18 +38,26 @@ def _seconds(text: str) -> float:
 
 def parse_until(text: str, now: datetime) -> datetime:
     """A duration from `now`, or an RFC 3339 time with its offset; must lie ahead."""
-    if re.match(r"\d{4}-", text):
-        try:
-            until = datetime.fromisoformat(text)
-        except ValueError as error:
-            raise typer.BadParameter(f"{text!r} is not a time: {error}") from None
-        if until.tzinfo is None:
-            raise typer.BadParameter(f"{text!r} has no offset; write {text}Z for UTC")
-    else:
-        until = now + parse_duration(text)
+    until = _time(text) if _TIME.match(text) else now + parse_duration(text)
     if until <= now:
         raise typer.BadParameter(f"{text!r} is not in the future")
     return until.astimezone(UTC)
+
+
+def parse_since(text: str, now: datetime) -> datetime:
+    """A duration before `now`, or an RFC 3339 time with its offset."""
+    since = _time(text) if _TIME.match(text) else now - parse_duration(text)
+    return since.astimezone(UTC)
+
+
+def _time(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not a time: {error}") from None
+    if moment.tzinfo is None:
+        raise typer.BadParameter(f"{text!r} has no offset; write {text}Z for UTC")
+    return moment
 
 
 def parse_labels(pairs: Sequence[str]) -> dict[str, str]:

@@ -98,7 +98,16 @@ class Caller:
 
     def _headers(self) -> tuple[tuple[str, str], ...]:
         """Our metadata and, where a span is current, its W3C trace context."""
-        carrier: dict[str, str] = {}
-        _TRACE.inject(carrier)
-        _BAGGAGE.inject(carrier)
-        return (*self._metadata, *carrier.items())
+        return (*self._metadata, *_carried().items())
+
+
+def traced() -> bool:
+    """Whether a call that is made now carries a trace, or baggage."""
+    return bool(_carried())
+
+
+def _carried() -> dict[str, str]:
+    carrier: dict[str, str] = {}
+    _TRACE.inject(carrier)
+    _BAGGAGE.inject(carrier)
+    return carrier

@@ -59,6 +59,10 @@ class Quarantine:
     until: datetime | None = None
 
 
+# Quarantined, and flowing again by themselves.
+HELD = frozenset({QuarantineReason.BREAKER_OPEN, QuarantineReason.PAUSED})
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """A job as the server told it. `state` is the name of a JobState (a later server may know more of them);
@@ -93,7 +97,7 @@ class Job:
         """Nothing more will happen by itself: finished, or quarantined for a person."""
         if self.state in FINISHED:
             return True
-        return self.quarantine is not None and self.quarantine.reason != QuarantineReason.BREAKER_OPEN
+        return self.quarantine is not None and self.quarantine.reason not in HELD
 
     @property
     def succeeded(self) -> bool:
@@ -108,8 +112,8 @@ def is_settled(job: job_pb2.Job) -> bool:
     """`Job.settled` of a job still on the wire."""
     if state_name(job.state) in FINISHED:
         return True
-    held = job_pb2.QUARANTINE_REASON_BREAKER_OPEN
-    return job.HasField("quarantine") and job.quarantine.reason != held
+    held = (job_pb2.QUARANTINE_REASON_BREAKER_OPEN, job_pb2.QUARANTINE_REASON_PAUSED)
+    return job.HasField("quarantine") and job.quarantine.reason not in held
 
 
 def state_name(state: job_pb2.JobState.ValueType) -> str:

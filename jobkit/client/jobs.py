@@ -12,10 +12,11 @@ import grpc
 from selfheal.jobs.v1 import job_service_pb2 as api
 from selfheal.jobs.v1 import job_service_pb2_grpc
 
-from jobkit.client.calls import Caller, open_channel
+from jobkit.client.calls import Caller, open_channel, traced
 from jobkit.client.errors import InvalidRequest, JobClientError, from_status
 from jobkit.client.job import Job, OnOpenChoice, Submission, from_message, to_seconds
 from jobkit.client.payload import to_struct
+from jobkit.client.shared import Answers, SharedSubmits
 from jobkit.client.wait import wait_settled
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 BATCH_ITEMS = 1_000
 BATCH_BYTES = 2_000_000  # a server takes 4 MB a message, and answers with every payload and more
-
-Answers = list[Job | JobClientError]
 
 
 class JobClient:
@@ -34,6 +33,7 @@ class JobClient:
     are repeated with jittered backoff until `timeout` (a timedelta or seconds) is over; a submit always
     carries a `request_id`, so repeating it never makes a second job. Cancel, retry and discard have no such
     key: they are repeated only where the server says that it did nothing and when to come back.
+    Submits of concurrent callers share calls, but for those with a trace of their own.
     """
 
     def __init__(
@@ -47,6 +47,9 @@ class JobClient:
         self._target = target
         self._credentials = credentials
         self._call = Caller(timeout=to_seconds(timeout), metadata=metadata)
+        self._shared = SharedSubmits(
+            self._submit_shared, timeout=to_seconds(timeout), max_items=BATCH_ITEMS, max_bytes=BATCH_BYTES
+        )
         self._channel: grpc.aio.Channel | None = None
 
     async def __aenter__(self) -> Self:
@@ -76,11 +79,10 @@ class JobClient:
         item = Submission(job_type, payload, request_id, max_attempts, attempt_timeout, labels or {}, on_open)
         request = _keyed(item)
         try:
-            answer = await self._call(self._stub.SubmitJob, request)
+            # A call carries one trace.
+            return await (self._submit_alone(request) if traced() else self._shared.submit(request))
         except JobClientError as error:
-            error.metadata.setdefault("request_id", request.request_id)
-            raise
-        return from_message(answer.job, existed=answer.existed)
+            raise _copy(error, request) from error
 
     async def submit_many(self, items: Iterable[Submission]) -> Answers:
         """One answer an item, in order: the job, or why this item was refused. When a whole call fails, its
@@ -152,6 +154,15 @@ class JobClient:
         if self._channel is None:
             raise RuntimeError("use JobClient in an `async with` block")
         return job_service_pb2_grpc.JobServiceStub(self._channel)
+
+    async def _submit_alone(self, request: api.SubmitJobRequest) -> Job:
+        answer = await self._call(self._stub.SubmitJob, request)
+        return from_message(answer.job, existed=answer.existed)
+
+    async def _submit_shared(self, requests: Sequence[api.SubmitJobRequest]) -> Answers:
+        if len(requests) == 1:
+            return [await self._submit_alone(requests[0])]
+        return await self._submit_chunk(requests)
 
     async def _submit_chunk(self, chunk: Sequence[api.SubmitJobRequest]) -> Answers:
         answer = await self._call(self._stub.BatchSubmitJobs, api.BatchSubmitJobsRequest(requests=chunk))

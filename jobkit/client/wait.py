@@ -24,26 +24,26 @@ PAUSE = 0.5  # seconds before asking a server again that the call itself has giv
 async def wait_settled(call: Caller, stub: JobServiceAsyncStub, job_id: str, timeout: float) -> job_pb2.Job:
     """The job once it is settled. A server that is away meanwhile only costs time. Raises TimeoutError after
     `timeout` seconds, JobClientError for what no waiting mends."""
-    deadline = asyncio.get_running_loop().time() + timeout
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout
     try:
         async with asyncio.timeout_at(deadline):
             while True:
-                job = await _wait_once(call, stub, job_id, deadline)
+                job = await wait_once(call, stub, job_id, min(max(deadline - loop.time(), 0.001), CHUNK))
                 if job is not None and is_settled(job):
                     return job
     except TimeoutError:
         raise TimeoutError(f"job {job_id} has not settled within {timeout:g} s") from None
 
 
-async def _wait_once(
-    call: Caller, stub: JobServiceAsyncStub, job_id: str, deadline: float
+async def wait_once(
+    call: Caller, stub: JobServiceAsyncStub, job_id: str, seconds: float
 ) -> job_pb2.Job | None:
-    left = max(deadline - asyncio.get_running_loop().time(), 0.001)
-    chunk = min(left, CHUNK)
+    """The job once it is settled, or as it is after `seconds`; None while the server cannot say."""
     request = api.WaitJobRequest(job_id=job_id, timeout=duration_pb2.Duration())
-    request.timeout.FromNanoseconds(int(chunk * 1e9))
+    request.timeout.FromNanoseconds(int(seconds * 1e9))
     try:
-        return (await call(stub.WaitJob, request, timeout=chunk + SLACK)).job
+        return (await call(stub.WaitJob, request, timeout=seconds + SLACK)).job
     except DeadlineExceeded:
         return None
     except Unavailable:

@@ -5,6 +5,8 @@
     ├── NotFound              no such job, no such breaker                  (NOT_FOUND)
     ├── AlreadyExists         the request_id was used with other content    (ALREADY_EXISTS)
     ├── Precondition          the resource is in a state that forbids it    (FAILED_PRECONDITION)
+    ├── OutOfRange            a place that the ledger does not reach to     (OUT_OF_RANGE)
+    ├── Aborted               somebody else was faster: read again          (ABORTED)
     ├── Refused               come back later: `retry_after`
     │   ├── Exhausted         a bound was met                               (RESOURCE_EXHAUSTED)
     │   └── Unavailable       a dependency is away, or a breaker is open    (UNAVAILABLE)
@@ -63,6 +65,14 @@ class AlreadyExists(SelfhealError):
 
 class Precondition(SelfhealError):
     """The resource is in a state that forbids the call."""
+
+
+class OutOfRange(SelfhealError):
+    """A watch cannot go on from this revision: what follows it is gone, or has never been."""
+
+
+class Aborted(SelfhealError):
+    """Somebody else changed it meanwhile: read it again, then decide anew."""
 
 
 class SchemaMismatch(SelfhealError):

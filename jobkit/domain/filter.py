@@ -3,7 +3,7 @@
 filter     = term { "AND" term }
 term       = field op value
 field      = "state" | "job_type" | "quarantine.reason" | "error.code" | "labels." key | "create_time"
-           | "request_id"
+           | "request_id" | "failure_group"
 op         = "=" for every field; also "<" "<=" ">" ">=" for create_time
 value      = a word, or a string in double quotes with \\" and \\\\ escaped
 """
@@ -17,6 +17,7 @@ from typing import TypeVar
 from uuid import UUID
 
 from jobkit.domain.errors import FieldViolation, InvalidJob
+from jobkit.domain.failure import group_number
 from jobkit.domain.job import JobState, QuarantineReason
 
 _TOKEN = re.compile(r'\s*(?:"((?:[^"\\]|\\.)*)"|(<=|>=|!=|[=<>()])|([^\s"=<>!()]+))')
@@ -35,6 +36,7 @@ class JobFilter:
     error_code: str | None = None
     request_id: str | None = None
     labels: tuple[tuple[str, str], ...] = ()
+    failure_group: int | None = None
     since: datetime | None = None
     before: datetime | None = None
     # Two terms that exclude one another: nothing can match.
@@ -114,9 +116,15 @@ def _apply(old: JobFilter, field: str, op: str, value: str) -> JobFilter:
             return replace(old, error_code=value, nothing=old.nothing or old.error_code not in (None, value))
         case "request_id":
             return replace(old, request_id=value, nothing=old.nothing or old.request_id not in (None, value))
+        case "failure_group":
+            group = group_number(value)
+            if group is None:
+                raise _bad(f"'{value}' is no failure_group: it has 16 hexadecimal digits")
+            clash = old.failure_group not in (None, group)
+            return replace(old, failure_group=group, nothing=old.nothing or clash)
     raise _bad(
-        f"unknown field '{field}': use state, job_type, quarantine.reason, error.code, labels.x, create_time "
-        "or request_id"
+        f"unknown field '{field}': use state, job_type, quarantine.reason, error.code, labels.x, create_time, "
+        "request_id or failure_group"
     )
 
 

@@ -66,12 +66,18 @@ TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
 
 
 class QuarantineReason(StrEnum):
-    """Why a job does not run. The first is derived from its type's hold, the others are stored."""
+    """Why a job does not run. The first two are derived from its type's hold, the others are stored."""
 
     BREAKER_OPEN = "BREAKER_OPEN"
+    PAUSED = "PAUSED"
     RETRIES_EXHAUSTED = "RETRIES_EXHAUSTED"
     NON_RETRYABLE = "NON_RETRYABLE"
     POISON = "POISON"
+
+    @property
+    def by_hold(self) -> bool:
+        """Whether it ends by itself, with the hold of the job's type."""
+        return self in (QuarantineReason.BREAKER_OPEN, QuarantineReason.PAUSED)
 
 
 class OnOpen(StrEnum):
@@ -183,7 +189,7 @@ class Job:
         """Nothing more will happen by itself: finished, or quarantined for a person."""
         if self.state.finished:
             return True
-        return self.quarantine is not None and self.quarantine.reason is not QuarantineReason.BREAKER_OPEN
+        return self.quarantine is not None and not self.quarantine.reason.by_hold
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,20 +24,22 @@ class Succeeded:
 @dataclass(frozen=True, slots=True)
 class Failed:
     """The handler failed. `counts` says whether the failure is evidence against the breaker: a failure that
-    says the *job* is bad never is."""
+    says the *job* is bad never is. `dependency` is what the handler blamed, "" for nothing."""
 
     error: JobError
     counts: bool = True
+    dependency: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
     """The handler asked to be run again after `after`, at the cost of no attempt. `wide`: it speaks for the whole
-    job type, whose breaker opens until exactly then."""
+    job type, or for a `dependency` ("": the only one that the type has); that breaker opens until exactly then."""
 
     after: timedelta
     message: str = ""
     wide: bool = False
+    dependency: str | None = None
 
 
 class Interrupted(StrEnum):

@@ -10,6 +10,12 @@ WATCHES = "watches"
 ENDED = "ended"
 # jobapi -> workers: somebody asked to cancel these running jobs.
 CANCELS = "cancels"
-# jobapi -> workers: there is a new job type; which, is in the catalog.
+# jobapi, control plane -> workers: there is a new job type, or an operator did something to one: see the catalog.
 TYPES = "types"
+# control plane -> workers: breaker policies changed; how, is in the database.
+POLICIES = "policies"
+# anybody -> control planes: something that is pushed to workers has changed; what, is in the database.
+REVISIONS = "revisions"
+# control planes -> control planes: there is a command to a worker, or an answer to one; which, is in the database.
+COMMANDS = "commands"
 NEWS = UUID(int=0)

@@ -15,20 +15,19 @@ from aiohttp import web
 from jobkit.adapters.rabbitmq.names import MAIN, QUARANTINE
 from jobkit.domain.errors import NotFound, Precondition
 from jobkit.domain.filter import JobFilter, PageToken
-from jobkit.domain.job import Job, JobState, QuarantineReason
+from jobkit.domain.job import Job, JobState
+from jobkit.domain.redrive import FOR_A_PERSON
+from jobkit.host.channels import NEWS, TYPES
 from jobkit.host.jobview import job_view
 from jobkit.host.world import World
 from jobkit.ports import Dispatch
-from jobkit.rpc.shim import ShimError, json_response
+from jobkit.rpc.shim import ShimError, json_response, read_json
 from jobkit.runtime.publisher import Publisher
 
 LIMIT = 100
 MAX_LIMIT = 1_000
-FOR_A_PERSON = (
-    QuarantineReason.RETRIES_EXHAUSTED,
-    QuarantineReason.NON_RETRYABLE,
-    QuarantineReason.POISON,
-)
+MAX_BODY = 16 * 1024
+MAX_TEXT = 500
 
 
 class Queues:
@@ -65,8 +64,34 @@ class Queues:
             "retrying": total("RETRYING"),
             "quarantined": total("QUARANTINED"),
             "oldestSeconds": max(now - min(due), 0) / 1000 if due else 0,
-            "paused": False,
+            "paused": await self._paused(name, job_type),
         }
+
+    async def _paused(self, name: str, job_type: str | None) -> bool:
+        """Of all types: whether every one of them is."""
+        types = await self._world.types.all()
+        paused = [one for one, info in types.items() if info.pause is not None]
+        if job_type is not None:
+            return job_type in paused
+        return name != QUARANTINE and bool(types) and len(paused) == len(types)
+
+    async def pause(self, name: str, actor: str, reason: str) -> None:
+        """Hold the type's jobs, or those of all types. Raises NotFound."""
+        for job_type in await self._named(name):
+            await self._world.type_steering.pause(job_type, actor or "anonymous", reason, None)
+        await self._world.signals.send(TYPES, [NEWS])
+
+    async def resume(self, name: str, actor: str, reason: str) -> None:
+        """End the pause. Raises NotFound."""
+        for job_type in await self._named(name):
+            await self._world.type_steering.resume(job_type, actor or "anonymous", reason)
+        await self._world.signals.send(TYPES, [NEWS])
+
+    async def _named(self, name: str) -> list[str]:
+        if name == QUARANTINE:
+            raise NotFound("queue", name)  # nothing of it runs by itself
+        job_type = await self.job_type(name)
+        return sorted(await self._world.types.all()) if job_type is None else [job_type]
 
     async def failed(
         self, name: str, limit: int, after: PageToken | None
@@ -115,7 +140,8 @@ class Queues:
 
 
 def add_queue_routes(app: web.Application, queues: Queues) -> None:
-    """`GET stats`, `GET failed`, `POST retry/{jobId}`, `POST retry-failed` under `/queues/{name}`."""
+    """`GET stats`, `GET failed`, `POST retry/{jobId}`, `POST retry-failed`, `POST pause`, `POST resume` under
+    `/queues/{name}`."""
 
     async def stats(request: web.Request) -> web.Response:
         return json_response(await _or_404(request, queues.stats))
@@ -146,6 +172,37 @@ def add_queue_routes(app: web.Application, queues: Queues) -> None:
     app.router.add_get("/queues/{name}/failed", failed)
     app.router.add_post("/queues/{name}/retry/{job_id}", retry)
     app.router.add_post("/queues/{name}/retry-failed", retry_failed)
+    _add_pause_routes(app, queues)
+
+
+def _add_pause_routes(app: web.Application, queues: Queues) -> None:
+    async def pause(request: web.Request) -> web.Response:
+        actor, reason = await _who_and_why(request)
+        await _or_404(request, lambda name: queues.pause(name, actor, reason))
+        return json_response({"name": request.match_info["name"], "paused": True})
+
+    async def resume(request: web.Request) -> web.Response:
+        actor, reason = await _who_and_why(request)
+        await _or_404(request, lambda name: queues.resume(name, actor, reason))
+        return json_response({"name": request.match_info["name"], "paused": False})
+
+    app.router.add_post("/queues/{name}/pause", pause)
+    app.router.add_post("/queues/{name}/resume", resume)
+
+
+async def _who_and_why(request: web.Request) -> tuple[str, str]:
+    """The body is optional: `{"actor": "ada", "reason": "the provider moves"}`. Raises ShimError."""
+    given = await read_json(request, MAX_BODY) if request.can_read_body else {}
+    if not isinstance(given, dict):
+        raise ShimError(400, "the body must be a JSON object")
+    wrong = [f"property {name} should not exist" for name in given if name not in ("actor", "reason")]
+    for name in ("actor", "reason"):
+        value = given.get(name, "")
+        if not isinstance(value, str) or len(value) > MAX_TEXT:
+            wrong.append(f"{name} must be a string of at most {MAX_TEXT} characters")
+    if wrong:
+        raise ShimError(400, wrong)
+    return given.get("actor", ""), given.get("reason", "")
 
 
 async def _or_404(request: web.Request, work: Callable[[str], Awaitable[Any]]) -> Any:

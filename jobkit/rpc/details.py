@@ -18,6 +18,7 @@ from jobkit.domain.errors import (
     FieldViolation,
     InvalidJob,
     NotFound,
+    OutOfRange,
     Precondition,
     SchemaMismatch,
     SelfhealError,
@@ -101,6 +102,7 @@ _MAKERS: dict[grpc.StatusCode, Callable[[ErrorDetails], SelfhealError]] = {
     grpc.StatusCode.NOT_FOUND: _not_found,
     grpc.StatusCode.ALREADY_EXISTS: lambda told: AlreadyExists(told.message, reason=told.reason),
     grpc.StatusCode.FAILED_PRECONDITION: lambda told: Precondition(told.message, reason=told.reason),
+    grpc.StatusCode.OUT_OF_RANGE: lambda told: OutOfRange(told.message, reason=told.reason),
     grpc.StatusCode.RESOURCE_EXHAUSTED: lambda told: Exhausted(
         told.message, reason=told.reason, retry_after=_after(told)
     ),

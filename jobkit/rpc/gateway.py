@@ -1,15 +1,18 @@
 """The REST door: `/v1/…`, transcoded from the `google.api.http` options and served by the same servicers, in
-process. Errors are `{"error": {"code", "message", "status", "details"}}`."""
+process. Errors are `{"error": {"code", "message", "status", "details"}}`. A server's stream is sent as lines of JSON,
+as they come."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import aclosing, suppress
 from typing import Any
 
 import grpc
 import orjson
 from aiohttp import web
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 
 from jobkit.domain.errors import NotFound
@@ -18,6 +21,7 @@ from jobkit.rpc.door import CallFailed, Door
 from jobkit.rpc.http import name_route
 from jobkit.rpc.shim import read_body, retry_headers
 from jobkit.rpc.status import WrongMethod
+from jobkit.rpc.stream import LINES, Lines, ReaderGone
 from jobkit.rpc.trace import current_request_id, current_trace, trace_id
 from jobkit.rpc.transcode import read_request, write_response
 
@@ -65,7 +69,7 @@ class _Gateway:
         self._door = door
         self._max_body = max_body
 
-    async def handle(self, request: web.Request) -> web.Response:
+    async def handle(self, request: web.Request) -> web.StreamResponse:
         try:
             binding, path = self._find(request)
         except Exception as error:
@@ -73,15 +77,36 @@ class _Gateway:
             failed = CallFailed(error, trace_id(current_trace()))
             return _error_response(failed)
         name_route(binding.template.text)
+        lines = Lines(request)
         try:
             with self._door.passing(binding.full_name, current_trace(), current_request_id()):
+                if binding.rpc.server_streaming:
+                    return await self._stream(request, binding, path, lines)
                 return await self._call(request, binding, path)
         except CallFailed as failed:
+            if lines.begun:  # the status has been told: what went wrong is the last line
+                return await lines.end(orjson.dumps(error_body(failed.status, failed.http)))
             return _error_response(failed)
 
-    async def _call(self, request: web.Request, binding: Binding, path: dict[str, str]) -> web.Response:
+    async def _stream(
+        self, request: web.Request, binding: Binding, path: dict[str, str], lines: Lines
+    ) -> web.StreamResponse:
+        message = await self._read(request, binding, path)
+        if request.method == "HEAD":
+            return web.Response(content_type=LINES)
+        answers = getattr(binding.servicer, binding.rpc.name)(message, RestContext(request))
+        async with aclosing(answers):
+            with suppress(ReaderGone):
+                async for answer in answers:
+                    await lines.send(write_response(answer, binding.response_body))
+        return await lines.end()
+
+    async def _read(self, request: web.Request, binding: Binding, path: dict[str, str]) -> Message:
         body = await read_body(request, self._max_body)
-        message = read_request(binding, path, list(request.rel_url.query.items()), body)
+        return read_request(binding, path, list(request.rel_url.query.items()), body)
+
+    async def _call(self, request: web.Request, binding: Binding, path: dict[str, str]) -> web.Response:
+        message = await self._read(request, binding, path)
         answer = await getattr(binding.servicer, binding.rpc.name)(message, RestContext(request))
         return web.Response(
             body=write_response(answer, binding.response_body), content_type="application/json"

@@ -14,6 +14,7 @@ from google.protobuf.descriptor import Descriptor
 from jobkit.rpc.binding import Binding, read_bindings
 from jobkit.rpc.fields import find_field, inner_message, is_map
 from jobkit.rpc.schema import Schema, Schemas
+from jobkit.rpc.stream import LINES
 
 _DESCRIBABLE = frozenset({"GET", "PUT", "POST", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE"})
 _ERROR: Schema = {
@@ -93,7 +94,7 @@ def _operation(binding: Binding, schemas: Schemas, ordinal: int) -> dict[str, An
         "tags": [service],
         "parameters": [*_path_parameters(binding, schemas), *_query_parameters(binding, schemas)],
         "responses": {
-            "200": _content("The answer.", _answer(binding, schemas)),
+            "200": _success(binding, schemas),
             "default": _content("An error.", {"$ref": "#/components/schemas/Error"}),
         },
     }
@@ -106,6 +107,16 @@ def _operation(binding: Binding, schemas: Schemas, ordinal: int) -> dict[str, An
         )
         operation["requestBody"] = {"content": {"application/json": {"schema": schema}}}
     return operation
+
+
+def _success(binding: Binding, schemas: Schemas) -> dict[str, Any]:
+    schema = _answer(binding, schemas)
+    if binding.rpc.server_streaming:
+        return {
+            "description": "A line for each message, as they come.",
+            "content": {LINES: {"schema": schema}},
+        }
+    return _content("The answer.", schema)
 
 
 def _answer(binding: Binding, schemas: Schemas) -> Schema:

@@ -13,11 +13,13 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from jobkit.domain.errors import (
+    Aborted,
     AlreadyExists,
     Exhausted,
     FieldViolation,
     InvalidJob,
     NotFound,
+    OutOfRange,
     Precondition,
     Refused,
     SchemaMismatch,
@@ -68,7 +70,9 @@ CODES: tuple[tuple[type[SelfhealError], Codes], ...] = (
     (InvalidJob, Codes(grpc.StatusCode.INVALID_ARGUMENT, 400)),
     (NotFound, Codes(grpc.StatusCode.NOT_FOUND, 404)),
     (AlreadyExists, Codes(grpc.StatusCode.ALREADY_EXISTS, 409)),
+    (Aborted, Codes(grpc.StatusCode.ABORTED, 409)),
     (Precondition, Codes(grpc.StatusCode.FAILED_PRECONDITION, 400)),
+    (OutOfRange, Codes(grpc.StatusCode.OUT_OF_RANGE, 400)),
     (SchemaMismatch, Codes(grpc.StatusCode.FAILED_PRECONDITION, 503)),
     (Exhausted, Codes(grpc.StatusCode.RESOURCE_EXHAUSTED, 429)),
     (Unavailable, Codes(grpc.StatusCode.UNAVAILABLE, 503)),

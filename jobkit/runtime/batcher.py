@@ -2,6 +2,11 @@
 
 A batch forms only while the one before it is in flight, so a lone caller waits for nobody (no linger timer) and
 a crowd shares one statement and one commit. After "Group Commit" (DeWitt et al., 1984) without the timer.
+
+Callers often come one by one, in short succession: whoever starts a batch for the first of them pays its whole price
+for one item. So a batch begins in a turn of the loop that brings nobody new, and a second one goes beside it only
+when it is full, or when the first is late. Where a batch is dear and callers overlap, batches may be kept a little
+`apart` as well: then a crowd shares what a lone caller would not wait for.
 """
 
 from __future__ import annotations
@@ -9,14 +14,34 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+# A batch in flight for so long may be held up by something that is not the next one's business, such as a lock.
+LATE_SECONDS = 0.005
+# For so long a batch waits for those who keep coming, turn after turn.
+GATHER_SECONDS = 0.001
+# Callers that overlapped within so many times `apart` are a crowd.
+CROWD = 4
+# A batch of so many is worth its price and need not begin `apart`.
+WORTH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """When a batch begins beside or after another one, in seconds: beside one that nothing has moved for `late`; and,
+    while callers overlap and few wait, `apart` from the beginning of the one before."""
+
+    late: float = LATE_SECONDS
+    apart: float = 0.0
+
 
 class Batcher(Generic[T, R]):
-    """Collects items while at most `lanes` batches are in flight.
+    """Collects items while a batch is in flight; at most `lanes` are, all but one of them full when they began, or
+    begun because the `rhythm` said so.
 
     `work` gets the items in order and answers each; an exception in place of an answer is raised to that item's
     caller alone, an exception raised by `work` is raised to all of the batch. A batch holds at most `max_items`
@@ -31,12 +56,20 @@ class Batcher(Generic[T, R]):
         max_bytes: int = 1 << 20,
         size: Callable[[T], int] = lambda item: 0,
         lanes: int = 1,
+        rhythm: Rhythm = Rhythm(),
     ) -> None:
         self._work = work
         self._max_items = max_items
         self._max_bytes = max_bytes
         self._size = size
-        self._free = lanes
+        self._free = self._lanes = lanes
+        self._late, self._apart = rhythm.late, rhythm.apart
+        self._crowd_until = 0.0
+        self._beginning = 0
+        self._gathered = 0
+        self._gathering_since = 0.0
+        self._began_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
         self._pending_bytes = 0
         self._running: set[asyncio.Task[None]] = set()
@@ -53,25 +86,81 @@ class Batcher(Generic[T, R]):
 
     def add(self, item: T) -> asyncio.Future[R]:
         """Put `item` into the next batch; the future has its answer."""
-        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[R] = loop.create_future()
+        if self._apart and (self._waiting or self._free < self._lanes):
+            self._crowd_until = loop.time() + CROWD * self._apart
         self._waiting.append((item, future))
         self._pending_bytes += self._size(item)
-        if self._free:
-            self._free -= 1
-            # Not at once: callers that are ready in this same turn of the loop join the batch.
-            asyncio.get_running_loop().call_soon(self._launch)
+        self._look()
         return future
 
     async def do(self, item: T) -> R:
         """`add` and await."""
         return await self.add(item)
 
+    def _look(self) -> None:
+        """Begin a batch, if one may begin now."""
+        if not self._waiting or not self._free:
+            return
+        if self._free == self._lanes or self._full:
+            self._begin()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._late, self._overtake)
+
+    @property
+    def _full(self) -> bool:
+        """Whether what waits fills one batch more than those that are about to begin."""
+        batches = self._beginning + 1
+        return (
+            len(self._waiting) >= batches * self._max_items
+            or self._pending_bytes >= batches * self._max_bytes
+        )
+
+    def _begin(self) -> None:
+        self._free -= 1
+        self._beginning += 1
+        loop = asyncio.get_running_loop()
+        self._gathered, self._gathering_since = len(self._waiting), loop.time()
+        # Not at once: callers that are ready in this same turn of the loop join the batch.
+        loop.call_soon(self._launch)
+
+    def _overtake(self) -> None:
+        self._timer = None
+        moved = asyncio.get_running_loop().time() - self._began_at < self._late / 2
+        if self._waiting and self._free and not moved:
+            self._begin()
+        self._look()
+
+    @property
+    def _enough(self) -> bool:
+        """Whether what waits is a full batch."""
+        return len(self._waiting) >= self._max_items or self._pending_bytes >= self._max_bytes
+
+    @property
+    def _grows(self) -> bool:
+        """Whether this turn of the loop brought more, and there is time for yet more."""
+        waiting, before = len(self._waiting), self._gathered
+        self._gathered = waiting
+        return waiting > before and asyncio.get_running_loop().time() - self._gathering_since < GATHER_SECONDS
+
     def _launch(self) -> None:
+        loop = asyncio.get_running_loop()
+        if not self._enough:
+            if self._grows:
+                loop.call_soon(self._launch)
+                return
+            now, earliest = loop.time(), self._began_at + self._apart
+            if now < min(earliest, self._crowd_until) and len(self._waiting) < WORTH:
+                loop.call_at(earliest, self._launch)
+                return
+        self._beginning -= 1
         batch = self._take()
         if not batch:
             self._free += 1
             return
-        task = asyncio.get_running_loop().create_task(self._run(batch))
+        self._began_at = loop.time()
+        task = loop.create_task(self._run(batch))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
@@ -107,7 +196,8 @@ class Batcher(Generic[T, R]):
                 elif not future.done():
                     future.set_result(answer)
         finally:
-            self._launch()
+            self._free += 1
+            self._look()
 
     async def drain(self) -> None:
         """Wait until everything added so far is answered."""

@@ -68,9 +68,9 @@ class Health:
             async with asyncio.timeout(self._timeout):
                 await check.probe()
         except Exception as error:
-            why = str(error) or type(error).__name__
+            why = _said(error)
             if self._up[check.name] or check.name not in self._why:
-                _log.warning("%s: %s is down: %s", self._component, check.name, why)
+                _log.warning("%s: %s is down: %s", self._component, check.name, _in_full(error))
             self._up[check.name] = False
             self._why[check.name] = why
         else:
@@ -83,3 +83,15 @@ class Health:
         if self.ok is not self._told:
             self._told = self.ok
             await self._changed(self.ok)
+
+
+def _said(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def _in_full(error: BaseException) -> str:
+    """For the log alone: with what lies at the bottom of it, which may name hosts and users."""
+    bottom = error
+    while bottom.__cause__ is not None:
+        bottom = bottom.__cause__
+    return _said(error) if bottom is error else f"{_said(error)} ({_said(bottom)})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import signal
 from collections.abc import Awaitable, Callable
@@ -12,6 +13,7 @@ _log = logging.getLogger(__name__)
 
 MAX_BACKOFF = 5.0
 CANCEL_SECONDS = 1.0
+SAME_REQUEST_SECONDS = 0.5
 
 
 class Loops:
@@ -96,10 +98,12 @@ def _unexpected(error: Exception) -> bool:
 
 
 class StopSignal:
-    """SIGTERM and SIGINT as an awaitable. A second one ends the process at once, as an impatient operator expects."""
+    """SIGTERM and SIGINT as an awaitable. A second one ends the process at once, as an impatient operator expects;
+    not one that comes with the first, as from `make`, which passes on what its whole group was sent."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
+        self._asked_at = 0.0
 
     def install(self) -> None:
         loop = asyncio.get_running_loop()
@@ -107,9 +111,14 @@ class StopSignal:
             loop.add_signal_handler(number, self._on_signal)
 
     def _on_signal(self) -> None:
-        if self._event.is_set():
-            raise SystemExit(1)
-        self._event.set()
+        now = asyncio.get_running_loop().time()
+        if not self._event.is_set():
+            self._asked_at = now
+            self._event.set()
+        elif now - self._asked_at > SAME_REQUEST_SECONDS:
+            _log.warning("ends at once: asked again")
+            logging.shutdown()
+            os._exit(1)  # threads of gRPC and of handlers are in the middle of something: no teardown
 
     def set(self) -> None:
         self._event.set()

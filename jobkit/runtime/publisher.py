@@ -14,13 +14,16 @@ from uuid import UUID
 
 from jobkit.domain.errors import Unavailable
 from jobkit.ports import Dispatch, Dispatcher, Sessions
-from jobkit.runtime.batcher import Batcher
+from jobkit.runtime.batcher import Batcher, Rhythm
 from jobkit.runtime.clock import DatabaseClock
+from jobkit.runtime.messaging import MessagingMetrics
 
 _log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 1.0
 UNWRITTEN_SECONDS = 2.0
+# What follows a batch need not wait for its confirmation: that is a disk's time, and the order is kept anyhow.
+UNCONFIRMED_SECONDS = 0.001
 # More unsettled tokens than this, and new rows are left to the overdue reconciler: memory stays bounded.
 MAX_UNSETTLED = 50_000
 
@@ -35,6 +38,7 @@ class Publisher:
         sessions: Sessions,
         clock: DatabaseClock,
         new_id: Callable[[], UUID],
+        messaging: MessagingMetrics | None = None,
     ) -> None:
         self._component = component
         self._dispatcher = dispatcher
@@ -44,7 +48,10 @@ class Publisher:
         self._unsettled: set[UUID] = set()
         self._orphans: set[UUID] = set()
         self._taking = asyncio.Lock()
-        self._batches: Batcher[Dispatch, bool] = Batcher(dispatcher.publish, max_items=500, lanes=4)
+        publish = dispatcher.publish if messaging is None else messaging.counted(dispatcher.publish)
+        self._batches: Batcher[Dispatch, bool] = Batcher(
+            publish, max_items=500, lanes=8, rhythm=Rhythm(late=UNCONFIRMED_SECONDS)
+        )
         # Shared as well: a broker that goes away under load fails many publishes at once.
         self._disowning: Batcher[UUID, bool] = Batcher(self._orphan, max_items=500)
         self._tasks: set[asyncio.Task[None]] = set()

@@ -50,6 +50,17 @@ def _url(*schemes: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _not_built(what: str, *accepted: str) -> BeforeValidator:
+    """For names that are spoken for: a limit that is set and not kept would be worse than a refusal at start."""
+
+    def check(value: object) -> object:
+        if value not in accepted:
+            raise ValueError(f"this release has no {what}")
+        return value
+
+    return BeforeValidator(check)
+
+
 class BadSettings(Exception):
     """Some variables have bad values; `problems` has one sentence each."""
 
@@ -68,13 +79,22 @@ class Settings(BaseModel):
         None, alias="DATABASE_URL"
     )
     database_timeout: Seconds = Field(10, alias="DATABASE_TIMEOUT")
+    database_connections: Annotated[int, Field(ge=3, le=1000)] = Field(12, alias="DATABASE_CONNECTIONS")
     rabbitmq_url: Annotated[str, _url("amqp", "amqps")] | None = Field(None, alias="RABBITMQ_URL")
     redis_url: Annotated[str, _url("redis", "rediss", "unix")] | None = Field(None, alias="REDIS_URL")
     namespace: str = Field("selfheal", alias="SELFHEAL_NAMESPACE", pattern=r"^[A-Za-z0-9._-]{1,64}$")
     bind: str = Field("127.0.0.1", alias="BIND")
     allow_insecure: Flag = Field(False, alias="ALLOW_INSECURE")
+    auth_mode: Annotated[str, _not_built("authentication", "none")] = Field("none", alias="AUTH_MODE")
+    rate_limit: Annotated[None, _not_built("rate limit")] = Field(None, alias="RATE_LIMIT_PER_MINUTE")
+    game_day: Flag | None = Field(None, alias="GAME_DAY")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", alias="LOG_LEVEL")
     log_format: Literal["console", "json"] = Field("console", alias="LOG_FORMAT")
+
+    @property
+    def game_day_on(self) -> bool:
+        """Whether faults may be injected: unless somebody says otherwise, but never in production."""
+        return self.env != "production" and self.game_day is not False
 
     def contradictions(self) -> Iterator[tuple[set[str], str]]:
         """Values that are right by themselves and wrong together: the variables, and a sentence."""
@@ -84,6 +104,8 @@ class Settings(BaseModel):
                 f"BIND={self.bind}: this release has no authentication, so production listens on loopback only, "
                 "unless ALLOW_INSECURE=1 says that the network is trusted",
             )
+        if self.env == "production" and self.game_day:
+            yield {"SELFHEAL_ENV", "GAME_DAY"}, "GAME_DAY: nobody injects faults into production"
 
 
 DEVELOPMENT_URLS = {

@@ -7,7 +7,7 @@ the trace context of the submit is carried along as text.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -20,8 +20,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from jobkit.domain.job import ClaimedJob, TraceContext
 from jobkit.domain.outcome import Failed, Outcome
+from jobkit.runtime.messaging import consumed_from, sent_to
 
-EXCHANGE = "jobs"
 _propagator = TraceContextTextMapPropagator()
 
 
@@ -59,7 +59,7 @@ class Tracing:
         """The PRODUCER span of a submit; returns the context to put on the token."""
         if self._tracer is None:
             return parent
-        name = f"publish {EXCHANGE}:{job_type}"
+        name = f"publish {sent_to(job_type)}"
         attributes: dict[str, str | int] = {
             **_messaging(job_type),
             "messaging.message.id": job_id,
@@ -76,13 +76,13 @@ class Tracing:
             parent.baggage,
         )
 
-    @contextmanager
-    def process(self, job: ClaimedJob) -> Iterator[Callable[[Outcome], None]]:
+    def process(self, job: ClaimedJob) -> AbstractContextManager[Callable[[Outcome], None]]:
         """The CONSUMER span of one attempt, in the submit's trace and linked to it; current while the handler
-        runs."""
-        if self._tracer is None:
-            yield _ignore
-            return
+        runs. What it yields is told the outcome."""
+        return _UNTRACED if self._tracer is None else self._process(self._tracer, job)
+
+    @contextmanager
+    def _process(self, tracer: Tracer, job: ClaimedJob) -> Iterator[Callable[[Outcome], None]]:
         parent = _context(job.trace)
         submit = trace.get_current_span(parent).get_span_context()
         attributes: dict[str, str | int] = {
@@ -92,8 +92,8 @@ class Tracing:
             "selfheal.job.attempt": job.attempts + 1,
             "selfheal.job.delivery": job.delivery,
         }
-        with self._tracer.start_as_current_span(
-            f"process {EXCHANGE}:{job.job_type}:jobs.main.{job.job_type}",
+        with tracer.start_as_current_span(
+            f"process {consumed_from(job.job_type)}",
             context=parent,
             kind=SpanKind.CONSUMER,
             attributes=attributes,
@@ -116,7 +116,7 @@ class Tracing:
 def _messaging(job_type: str) -> dict[str, str]:
     return {
         "messaging.system": "rabbitmq",
-        "messaging.destination.name": f"{EXCHANGE}:{job_type}",
+        "messaging.destination.name": sent_to(job_type),
         "messaging.rabbitmq.destination.routing_key": job_type,
     }
 
@@ -127,3 +127,6 @@ def _context(carried: TraceContext) -> Context:
 
 def _ignore(outcome: Outcome) -> None:
     """Nobody looks."""
+
+
+_UNTRACED: AbstractContextManager[Callable[[Outcome], None]] = nullcontext(_ignore)

@@ -71,6 +71,20 @@ def test_a_component_has_its_ports_and_replicas(name: str) -> None:
     }
     assert _manifest("Deployment", name)["spec"]["replicas"] == REPLICAS[name]
     assert {int(p.rsplit(":", 1)[1]) for p in SERVICES[name]["ports"]} == {http, grpc}
+    assert SERVICES[name].get("deploy", {"replicas": 1})["replicas"] == REPLICAS[name]
+
+
+def test_every_replica_has_host_ports_of_its_own() -> None:
+    taken: list[int] = []
+    for name in COMPONENTS:
+        for port in SERVICES[name]["ports"]:
+            found = re.fullmatch(r"127\.0\.0\.1:(?:\$\{[A-Z_]+:-)?(\d+)-?(\d*)}?:\d+", port)
+            assert found, port
+            ports = range(int(found[1]), int(found[2] or found[1]) + 1)
+            assert len(ports) == REPLICAS[name], port
+            taken += ports
+    assert len(taken) == len(set(taken))
+    assert {3000, 50051, 3002, 50052, 50053} <= set(taken)
 
 
 def test_only_the_api_is_offered_to_the_outside() -> None:

@@ -21,6 +21,7 @@ READS_THE_ENVIRONMENT = {
     "jobkit/cli/main.py",  # the console script: the __main__ of `selfheal`
     "jobkit/cli/dev.py",  # the __main__ of all three in one process
     "jobkit/cli/migrate.py",  # the __main__ of `selfheal migrate`
+    "jobkit/forks.py",  # writes what gRPC reads
 }
 
 # A name that two programs must agree on has one owner.

@@ -22,6 +22,8 @@ from tests.bench.load import PAYLOAD, in_flight
 QUEUE = "bench.bare"
 BODY = orjson.dumps({"job": str(ids.uuid7()), "type": "bench"})
 PAYLOAD_BYTES = orjson.dumps(PAYLOAD)
+BATCH = 500  # rows a statement
+BATCHES_IN_FLIGHT = 4
 
 # The product's own table, so that rows, indexes and constraints weigh the same.
 TABLE = "CREATE TABLE IF NOT EXISTS bare_jobs (LIKE jobs INCLUDING ALL)"
@@ -33,6 +35,14 @@ CLAIM = """UPDATE bare_jobs SET state = 'RUNNING', deliveries = deliveries + 1, 
 SETTLE = """UPDATE bare_jobs SET state = 'SUCCEEDED', attempts = attempts + 1, claim_id = NULL, lease_until = NULL,
             settled_delivery = deliveries, finished_at = $2, updated_at = $2
             WHERE job_id = $1 AND state = 'RUNNING' AND deliveries = 1"""
+
+INSERT_MANY = """INSERT INTO bare_jobs (job_id, job_type, state, due_at, session_id, payload, created_at, updated_at)
+                 SELECT job_id, 'bench', 'QUEUED', $2, job_id, payload, $2, $2
+                 FROM unnest($1::uuid[], $3::bytea[]) AS fresh (job_id, payload)"""
+CLAIM_MANY = CLAIM.replace("claim_id = $1", "claim_id = job_id").replace(
+    "job_id = $1", "job_id = ANY($1::uuid[])"
+)
+SETTLE_MANY = SETTLE.replace("job_id = $1", "job_id = ANY($1::uuid[])")
 
 
 def _now() -> int:
@@ -113,6 +123,25 @@ async def claim_and_settle(url: str, total: int, connections: int) -> Span:
             await database.execute(SETTLE, rows[number], _now())
 
         return await in_flight(total, connections, call)
+
+
+async def batches(url: str, total: int) -> tuple[Span, Span]:
+    """Inserts, then claims with settles, BATCH rows a commit and BATCHES_IN_FLIGHT connections."""
+    async with pool(url, BATCHES_IN_FLIGHT) as database:
+        rows = [[ids.uuid7() for _ in range(BATCH)] for _ in range(-(-total // BATCH))]
+        payloads = [PAYLOAD_BYTES] * BATCH
+
+        async def insert(number: int) -> None:
+            await database.execute(INSERT_MANY, rows[number], _now(), payloads)
+
+        async def claim(number: int) -> None:
+            await database.fetch(CLAIM_MANY, rows[number], _now())
+            await database.execute(SETTLE_MANY, rows[number], _now())
+
+        inserted = await in_flight(len(rows), BATCHES_IN_FLIGHT, insert)
+        settled = await in_flight(len(rows), BATCHES_IN_FLIGHT, claim)
+        jobs = len(rows) * BATCH
+        return Span(jobs, inserted.began, inserted.ended), Span(jobs, settled.began, settled.ended)
 
 
 class Chain:

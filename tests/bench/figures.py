@@ -3,13 +3,13 @@ it; a ratio compares it with something bare that was measured in the same run.""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-BEGIN, END = "<!-- bench: begin, written by `make bench` -->", "<!-- bench: end -->"
 PARTS = ("jobapi", "worker", "controlplane", "dev", "echo", "rabbitmq", "postgres", "redis", "client")
 
 
@@ -47,10 +47,7 @@ class Report:
         self._rates: dict[str, Row] = {}
         self._latencies: dict[str, Row] = {}
         self._memory: dict[str, float] = {}
-
-    @property
-    def empty(self) -> bool:
-        return not (self._rates or self._latencies)
+        self._notes: list[str] = []
 
     def rate(self, name: str, span: Span, used: Mapping[str, float], against: Sequence[str] = ()) -> None:
         """A round of something that is done many times a second."""
@@ -65,6 +62,16 @@ class Report:
         if used:
             self._account(row, span, used)
 
+    def cost(self, name: str) -> float:
+        """Microseconds of processor time a job, of everybody but the client."""
+        return median(
+            [sum(us for part, us in cpu.items() if part != "client") for cpu in self._rates[name].cpu]
+        )
+
+    def note(self, sentence: str) -> None:
+        """A figure that is neither a rate nor a latency."""
+        self._notes.append(sentence)
+
     def memory(self, peaks: Mapping[str, float]) -> None:
         """Peak MiB by part; the highest that was ever told stays."""
         for part, peak in peaks.items():
@@ -78,32 +85,27 @@ class Report:
         row.others.append(max(others, 0.0) / max(span.ended - span.began, 1e-9))
 
     def markdown(self) -> str:
+        """Empty when nothing was measured."""
+        if not (self._rates or self._latencies or self._notes):
+            return ""
         parts = [
             *self._heading,
             self._rate_table(),
             self._latency_table(),
             self._cpu_table(),
             self._memory_line(),
+            *self._notes,
         ]
         return "\n\n".join(part for part in parts if part) + "\n"
-
-    def write(self, page: Path) -> None:
-        """Put the tables between the two markers of `page`. Raises ValueError where there are none."""
-        text = page.read_text(encoding="utf-8")
-        block = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
-        if not block.search(text):
-            raise ValueError(f"{page.name} has no line '{BEGIN}' before a line '{END}'")
-        fresh = f"{BEGIN}\n\n{self.markdown()}\n{END}"
-        page.write_text(block.sub(lambda _: fresh, text), encoding="utf-8")
 
     # -- tables
 
     def _rate_table(self) -> str:
         rows = [
-            (row.name, _short(median(row.rates)), _spread(row.rates), self._ratios(row))
+            (row.name, short(median(row.rates)), spread(row.rates), self._ratios(row))
             for row in self._rates.values()
         ]
-        return _table("### How many a second", ("measured", "a second", "rounds", "ratio"), rows)
+        return table("### How many a second", ("measured", "a second", "rounds", "ratio"), rows)
 
     def _ratios(self, row: Row) -> str:
         known = [(name, self._rates[name]) for name in row.against if name in self._rates]
@@ -112,15 +114,15 @@ class Report:
     def _latency_table(self) -> str:
         rows = []
         for row in self._latencies.values():
-            cells = [median([_percentile(r, p) * 1e3 for r in row.latencies]) for p in (50, 95, 99)]
-            spread = _spread([_percentile(r, 50) * 1e3 for r in row.latencies])
-            rows.append((row.name, *map(_short, cells), spread, self._latency_ratios(row)))
+            cells = [median([percentile(r, p) * 1e3 for r in row.latencies]) for p in (50, 95, 99)]
+            between = spread([percentile(r, 50) * 1e3 for r in row.latencies])
+            rows.append((row.name, *map(short, cells), between, self._latency_ratios(row)))
         columns = ("measured", "p50 ms", "p95 ms", "p99 ms", "p50 of the rounds", "ratio p50 (p99)")
-        return _table("### How long one takes", columns, rows)
+        return table("### How long one takes", columns, rows)
 
     def _latency_ratios(self, row: Row) -> str:
         def at(which: Row, percent: int) -> float:
-            return median([_percentile(r, percent) for r in which.latencies])
+            return median([percentile(r, percent) for r in which.latencies])
 
         known = [(name, self._latencies[name]) for name in row.against if name in self._latencies]
         return "; ".join(
@@ -139,32 +141,42 @@ class Report:
             if not row.cpu:
                 continue
             used = {p: median([cpu.get(p, 0.0) for cpu in row.cpu]) for p in shown}
-            cells = [_short(used[p]) if used[p] >= 0.5 else "" for p in shown]
+            cells = [short(used[p]) if used[p] >= 0.5 else "" for p in shown]
             total = sum(seconds for part, seconds in used.items() if part != "client")
-            rows.append((row.name, *cells, _short(total), f"{median(row.others):.2f}"))
+            rows.append((row.name, *cells, short(total), f"{median(row.others):.2f}"))
         columns = ("microseconds of processor time a job", *shown, "all but client", "cores busy elsewhere")
-        return _table("### What it costs", columns, rows)
+        return table("### What it costs", columns, rows)
 
     def _memory_line(self) -> str:
         told = [f"{part} {self._memory[part]:.0f} MiB" for part in PARTS if part in self._memory]
         return f"Peak resident memory: {', '.join(told)}." if told else ""
 
 
-def _percentile(values: Sequence[float], percent: int) -> float:
+def write(page: Path, section: str, text: str) -> None:
+    """Put `text` between the two markers that `page` has for that section. Raises ValueError where there are none."""
+    begin, end = f"<!-- bench {section}: begin, written by `make bench` -->", f"<!-- bench {section}: end -->"
+    block = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    whole = page.read_text(encoding="utf-8")
+    if not block.search(whole):
+        raise ValueError(f"{page.name} has no line '{begin}' before a line '{end}'")
+    page.write_text(block.sub(lambda _: f"{begin}\n\n{text}\n{end}", whole), encoding="utf-8")
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
     """The smallest value that `percent` of all do not exceed."""
     ordered = sorted(values)
-    return ordered[max(-(-percent * len(ordered) // 100) - 1, 0)]
+    return ordered[max(math.ceil(percent * len(ordered) / 100) - 1, 0)]
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
-def _spread(values: Sequence[float], shown: Callable[[float], str] = _short) -> str:
+def spread(values: Sequence[float], shown: Callable[[float], str] = short) -> str:
     return f"{shown(min(values))} to {shown(max(values))}" if len(values) > 1 else "one"
 
 
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Markdown that can be read in a terminal too."""
     if not rows:
         return ""

@@ -42,6 +42,22 @@ def peak_memory(pid: int) -> float | None:
     return int(found[0].split()[1]) / 1024 if found else None
 
 
+def shared_memory(pid: int) -> float | None:
+    """Resident memory, of what is shared only its part (PostgreSQL's buffers are in all of its processes), in MiB."""
+    try:
+        rollup = (PROC / str(pid) / "smaps_rollup").read_text()
+    except OSError:
+        return None
+    found = [line for line in rollup.splitlines() if line.startswith("Pss:")]
+    return int(found[0].split()[1]) / 1024 if found else None
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that the process has now."""
+    with open(f"/proc/{pid}/statm", encoding="ascii") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def machine_seconds() -> float:
     """Processor time that the whole machine has spent on anything; 0 where that is not to be known."""
     try:
@@ -60,7 +76,7 @@ def servers(postgres_url: str, redis_url: str) -> dict[str, Match]:
     return {
         "rabbitmq": lambda line: "beam.smp" in line and "rabbit" in line,
         "postgres": lambda line: line.startswith("postgres:") and database in line,
-        "redis": lambda line: line.startswith("redis-server") and port in line,
+        "redis": lambda line: "redis-server" in line.split(" ", 1)[0] and port in line,
     }
 
 
@@ -71,6 +87,11 @@ class Processes:
     def __init__(self, matches: Mapping[str, Match]) -> None:
         self._matches = matches
         self._looks: Counter[int] = Counter()
+        self._kin: dict[int, str] = {}
+
+    def follow(self, part: str, leader: int) -> None:
+        """`leader`, whatever runs in its session, and what any of these starts are of `part`."""
+        self._kin[leader] = part
 
     def fresh(self) -> Iterator[tuple[str, int]]:
         """Parts and pids that were not told before."""
@@ -78,11 +99,20 @@ class Processes:
             if self._looks[pid] >= LOOKS:
                 continue
             self._looks[pid] += 1
+            if self._kin and (followed := self._followed(pid)):
+                self._looks[pid] = LOOKS
+                self._kin[pid] = followed
+                yield followed, pid
+                continue
             line = _command_line(pid)
             for part, matches in self._matches.items():
                 if matches(line):
                     self._looks[pid] = LOOKS
                     yield part, pid
+
+    def _followed(self, pid: int) -> str | None:
+        session, parent = _session_and_parent(pid)
+        return self._kin.get(pid) or self._kin.get(session) or self._kin.get(parent)
 
     @staticmethod
     def _listed() -> list[int]:
@@ -99,11 +129,21 @@ def _command_line(pid: int) -> str:
         return ""
 
 
+def _session_and_parent(pid: int) -> tuple[int, int]:
+    """Both 0 once it is gone."""
+    try:
+        fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0, 0
+    return int(fields[3]), int(fields[1])
+
+
 class Meter:
     """Samples while entered; `between` tells what was used in any span of that time."""
 
     def __init__(self, parts: Sequence[str], matches: Mapping[str, Match]) -> None:
         names = ("client", *parts, *matches)
+        self._servers = frozenset(matches)
         self._processes = Processes(matches)
         self._pids: dict[str, set[int]] = {name: set() for name in names}
         self._latest: dict[int, float] = {}
@@ -112,11 +152,14 @@ class Meter:
         self._busy = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="meter", daemon=True)
-        self.watch("client", os.getpid())
 
     def watch(self, part: str, pid: int) -> None:
         """A process of `part`, from now on."""
         self._pids[part].add(pid)
+
+    def follow(self, part: str, leader: int) -> None:
+        """The process that leads a session, and all that it starts there."""
+        self._processes.follow(part, leader)
 
     def __enter__(self) -> Self:
         self._sample()
@@ -133,13 +176,14 @@ class Meter:
         return {name: self._at(name, ended) - self._at(name, began) for name in self._series}
 
     def memory(self) -> dict[str, float]:
-        """Peak MiB by part, over its processes that live."""
-        peaks: dict[str, float] = {}
+        """Peak MiB by part, over its processes that live; of servers what they have now: it may have been more."""
+        told: dict[str, float] = {}
         for name, pids in self._pids.items():
-            found = [peak for pid in pids if (peak := peak_memory(pid)) is not None]
+            look = shared_memory if name in self._servers else peak_memory
+            found = [size for pid in pids if (size := look(pid)) is not None]
             if found:
-                peaks[name] = sum(found)
-        return peaks
+                told[name] = sum(found)
+        return told
 
     def _run(self) -> None:
         while not self._stop.wait(PERIOD):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -49,28 +50,42 @@ class Measured(Program):
 
 
 class Stand:
-    """Use it entered: leaving stops all that was started, and keeps the peaks of memory."""
+    """Use it entered: leaving stops all that was started, and keeps the peaks of memory. `lends_client` says that
+    this process is the load generator."""
 
     def __init__(
-        self, environ: Mapping[str, str], servers: Mapping[str, Match], report: Report, sizes: Sizes
+        self,
+        environ: Mapping[str, str],
+        servers: Mapping[str, Match],
+        report: Report,
+        sizes: Sizes,
+        *,
+        lends_client: bool = True,
     ) -> None:
         self.sizes = sizes
         self.ports = Ports()
         self._environ = {**SETTINGS, **self.ports.environ, **environ}
         self._report = report
         self._stack = contextlib.ExitStack()
-        self._meter = Meter((*OURS, "echo"), servers)
+        self.meter = Meter((*OURS, "echo"), servers)
+        if lends_client:
+            self.meter.watch("client", os.getpid())
 
     def __enter__(self) -> Self:
         self.directory = Path(
             self._stack.enter_context(tempfile.TemporaryDirectory(prefix="selfheal-bench-"))
         )
-        self._stack.enter_context(self._meter)
+        self._stack.enter_context(self.meter)
         return self
 
     def __exit__(self, *raised: Any) -> None:
         self._note_memory()
         self._stack.__exit__(*raised)
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """What every process is started with."""
+        return self._environ
 
     def migrate(self) -> None:
         migration = Measured(["migrate"], self._environ, self.directory).start()
@@ -80,9 +95,16 @@ class Stand:
         """A component, ready."""
         program = Measured([component, *arguments], {**self._environ, **environ}, self.directory).start()
         self._stack.callback(program.stop)
-        self._meter.watch(component, program.pid)
+        self.meter.follow(component, program.pid)
         parts = ("controlplane", "jobapi", "worker") if component == "dev" else (component,)
         return program.await_ready(*(f"{self.ports.http(part)}/health/ready" for part in parts))
+
+    def run(self, part: str, command: Sequence[str], environ: Mapping[str, str]) -> Measured:
+        """Anything else, with all that it starts accounted to `part`."""
+        program = Measured(command[1:], environ, self.directory, command[:1]).start()
+        self._stack.callback(program.stop)
+        self.meter.follow(part, program.pid)
+        return program
 
     def stop(self, program: Measured) -> None:
         """In order, its peak of memory noted."""
@@ -94,7 +116,7 @@ class Stand:
         """The address of a bare grpc.aio server in a process of its own."""
         port = free_port()
         process = subprocess.Popen([sys.executable, "-m", "tests.bench.echo", str(port)], cwd=ROOT)
-        self._meter.watch("echo", process.pid)
+        self.meter.watch("echo", process.pid)
         try:
             wait_for(lambda: reachable(f"//127.0.0.1:{port}", port), 10, "the echo answers")
             yield f"127.0.0.1:{port}"
@@ -104,12 +126,12 @@ class Stand:
 
     def rate(self, name: str, span: Span, *against: str) -> None:
         """Report a round of something done many times."""
-        self._report.rate(name, span, self._meter.between(span.began, span.ended), against)
+        self._report.rate(name, span, self.meter.between(span.began, span.ended), against)
 
     def latency(self, name: str, span: Span, *against: str, same: bool = False) -> None:
         """Report a round of something waited for; the `same` work is not accounted for twice."""
-        used = {} if same else self._meter.between(span.began, span.ended)
+        used = {} if same else self.meter.between(span.began, span.ended)
         self._report.latency(name, span, used, against)
 
     def _note_memory(self) -> None:
-        self._report.memory({part: peak for part, peak in self._meter.memory().items() if part in OURS})
+        self._report.memory({part: peak for part, peak in self.meter.memory().items() if part in OURS})

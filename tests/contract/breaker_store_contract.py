@@ -16,6 +16,8 @@ from jobkit.domain.breaker import (
     BreakerPolicy,
     BreakerRecord,
     Evidence,
+    Outcome,
+    Seen,
     Window,
 )
 from jobkit.domain.tripping import close_by_hand, decide_evidence, decide_probe_time, open_by_hand, reset
@@ -28,7 +30,7 @@ Pass = Callable[[int], Awaitable[None]]
 
 def failed(code: str, count: int = 1, generation: int = 0) -> Evidence:
     """`count` failures, each of a job of its own."""
-    return Evidence(generation, tuple((uuid4(), code) for _ in range(count)))
+    return Evidence(generation, tuple(Outcome(uuid4(), code) for _ in range(count)))
 
 
 def succeeded(count: int = 1, generation: int = 0) -> Evidence:
@@ -111,7 +113,8 @@ class BreakerStoreContract:
 
     async def test_failures_are_counted_by_code(self, store: BreakerStore, name: str) -> None:
         job = uuid4()
-        again = Evidence(0, ((job, "A"), (job, "A"), (uuid4(), ""), (uuid4(), "B")))
+        pairs = ((job, "A"), (job, "A"), (uuid4(), ""), (uuid4(), "B"))
+        again = Evidence(0, tuple(Outcome(*pair) for pair in pairs))
         before = await store.now()
         window = await store.report(name, again, SAMPLE, WINDOW)
         assert (window.distinct_jobs, window.failures) == ({"A": 1, "B": 1}, {"A": 2, "B": 1})
@@ -295,3 +298,83 @@ class BreakerStoreContract:
         await store.repair([])
         assert await store.read([name]) == {name: record}
         assert await store.version() == version
+
+    # -- who saw it
+
+    async def test_recent_outcomes_say_who_saw_them(self, store: BreakerStore, name: str) -> None:
+        job, trace = uuid4(), "0af7651916cd43dd8448eb211c80319c"
+        outcomes = (
+            Outcome(uuid4(), "", "sms"),
+            Outcome(job, "A", "email", trace),
+            Outcome(job, "A", "email"),
+        )
+        await store.report(name, Evidence(0, outcomes, "host 1: é"), SAMPLE, WINDOW)
+        window = await store.report(name, Evidence(0, (Outcome(uuid4(), "", "sms"),), "w2"), SAMPLE, WINDOW)
+        assert window.seen == (
+            Seen("", "w2", "sms"),
+            Seen("A", "host 1: é", "email", job),
+            Seen("A", "host 1: é", "email", job, trace),
+            Seen("", "host 1: é", "sms"),
+        )
+        assert (window.workers, window.sources, window.ejected) == (2, 2, {})
+
+    async def test_workers_and_sources_leave_the_window(
+        self, store: BreakerStore, name: str, let_pass: Pass
+    ) -> None:
+        await store.report(name, Evidence(0, (Outcome(uuid4(), "", "sms"),), "w1"), SAMPLE, 900)
+        await let_pass(600)
+        await store.report(name, Evidence(0, (Outcome(uuid4(), "", "email"),), "w2"), SAMPLE, 900)
+        await let_pass(500)
+        window = await store.window(name, SAMPLE, 900)
+        assert (window.workers, window.sources) == (1, 1)
+
+    async def test_an_empty_report_makes_nobody_active(self, store: BreakerStore, name: str) -> None:
+        await store.report(name, Evidence(0, (), "w1"), SAMPLE, WINDOW)
+        assert (await store.window(name, SAMPLE, WINDOW)).workers == 0
+
+    # -- ejected workers
+
+    async def test_no_more_workers_are_ejected_than_may_be(self, store: BreakerStore, name: str) -> None:
+        out = await asyncio.gather(*(store.eject(name, 0, f"w{i}", 2, LEASE) for i in range(5)))
+        assert out.count(True) == 2
+        window = await store.window(name, SAMPLE, WINDOW)
+        assert len(window.ejected) == 2
+        assert all(0 < until - window.now <= 30_000 for until in window.ejected.values())
+        assert not await store.eject(f"{name}-other", 0, "w1", 0, LEASE)
+
+    async def test_an_ejection_ends_with_its_lease(
+        self, store: BreakerStore, name: str, let_pass: Pass
+    ) -> None:
+        assert await store.eject(name, 0, "w1", 1, timedelta(milliseconds=100))
+        assert not await store.eject(name, 0, "w2", 1, LEASE)
+        await let_pass(150)
+        assert (await store.window(name, SAMPLE, WINDOW)).ejected == {}
+        assert await store.eject(name, 0, "w2", 1, LEASE)
+
+    async def test_who_is_ejected_again_stays_out_for_longer(self, store: BreakerStore, name: str) -> None:
+        assert await store.eject(name, 0, "w1", 1, timedelta(seconds=1))
+        assert await store.eject(name, 0, "w1", 1, LEASE)
+        window = await store.window(name, SAMPLE, WINDOW)
+        assert window.ejected["w1"] - window.now > 2_000
+
+    async def test_an_ejection_needs_the_current_generation_and_outlives_it(
+        self, store: BreakerStore, name: str
+    ) -> None:
+        assert not await store.eject(name, 7, "w1", 1, LEASE)
+        assert await store.eject(name, 0, "w1", 1, LEASE)
+        record = await self.opened(store, name)
+        assert await store.swap(name, record.generation, reset(record, await store.now(), "ann", ""))
+        assert list((await store.window(name, SAMPLE, WINDOW)).ejected) == ["w1"]
+
+    async def test_a_readmitted_worker_starts_anew(self, store: BreakerStore, name: str) -> None:
+        for worker in ("w 1", "w2"):
+            outcomes = (Outcome(uuid4(), "A", "email"), Outcome(uuid4(), "", "email"))
+            await store.report(name, Evidence(0, outcomes, worker), SAMPLE, WINDOW)
+        assert await store.eject(name, 0, "w 1", 1, LEASE)
+        await store.readmit(name, "w 1")
+        await store.readmit(name, "unknown")
+        window = await store.window(name, SAMPLE, WINDOW)
+        assert window.ejected == {}
+        assert {seen.worker for seen in window.seen} == {"w2"}
+        assert len(window.seen) == 2
+        assert await store.eject(name, 0, "w2", 1, LEASE)

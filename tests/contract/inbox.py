@@ -12,7 +12,7 @@ from jobkit.domain.job import Token
 from jobkit.ports import Delivery, Dispatch, Dispatcher, Undecodable
 
 TYPE = "email"
-PATIENCE = 10.0
+PATIENCE = 30.0
 
 
 def tokens(count: int, job_type: str = TYPE) -> list[Token]:

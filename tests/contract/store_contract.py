@@ -22,11 +22,15 @@ import uuid_utils.compat as uuid_ids
 
 from jobkit.adapters.sql import schema
 from jobkit.adapters.sql.engine import Database
-from jobkit.adapters.sql.holds import SqlLedger
+from jobkit.adapters.sql.history import SqlHistory
+from jobkit.adapters.sql.incidents import SqlSums
 from jobkit.adapters.sql.intake import SqlIntake
+from jobkit.adapters.sql.ledger import SqlLedger
 from jobkit.adapters.sql.presence import SqlPresence, SqlSessions, SqlTypes
+from jobkit.adapters.sql.quarantine import SqlQuarantine
 from jobkit.adapters.sql.reader import SqlReader
 from jobkit.adapters.sql.recovery import SqlRecovery
+from jobkit.adapters.sql.redrives import SqlRedrives
 from jobkit.adapters.sql.steering import SqlSteering
 from jobkit.adapters.sql.tables import jobs, metadata
 from jobkit.adapters.sql.work import SqlWork
@@ -58,11 +62,15 @@ class Store:
         self.work = SqlWork(database)
         self.reader = SqlReader(database)
         self.ledger = SqlLedger(database)
+        self.history = SqlHistory(database)
+        self.sums = SqlSums(database)
         self.steering = SqlSteering(database)
         self.sessions = SqlSessions(database)
         self.presence = SqlPresence(database)
         self.types = SqlTypes(database)
         self.recovery = SqlRecovery(database)
+        self.quarantine = SqlQuarantine(database)
+        self.redrives = SqlRedrives(database)
         self._breakers: dict[str, BreakerRecord] = {}
 
     async def insert(
@@ -119,10 +127,15 @@ class Store:
         return job_id
 
     async def isolated(
-        self, job_type: str = "email", reason: QuarantineReason = QuarantineReason.RETRIES_EXHAUSTED
+        self,
+        job_type: str = "email",
+        reason: QuarantineReason = QuarantineReason.RETRIES_EXHAUSTED,
+        error: JobError = TIMED_OUT,
+        **changes: Any,
     ) -> UUID:
-        job_id = await self.running(job_type)
-        assert await self.settle(job_id, 1, Isolate(reason, TIMED_OUT))
+        job_id = await self.submit(job_type, **changes)
+        await self.claim(job_id)
+        assert await self.settle(job_id, 1, Isolate(reason, error))
         return job_id
 
     async def cancelled(self, job_type: str = "email") -> UUID:

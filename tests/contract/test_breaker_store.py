@@ -17,7 +17,7 @@ from jobkit.adapters.redis.breakers import RedisBreakerStore
 from jobkit.adapters.redis.key import BreakerKeys, changes
 from jobkit.adapters.redis.link import RedisLink
 from jobkit.adapters.redis.script import Script
-from jobkit.domain.breaker import BreakerRecord, BreakerState, Evidence
+from jobkit.domain.breaker import BreakerRecord, BreakerState, Evidence, Outcome
 from jobkit.domain.errors import Unavailable
 from jobkit.domain.tripping import close_by_hand, decide_probe_time, open_by_hand, reset
 from tests.contract.breaker_store_contract import (
@@ -117,7 +117,8 @@ class TestOperatorKeys:
         self, redis_store: RedisBreakerStore, raw: redis.Redis[str], name: str
     ) -> None:
         job = uuid4()
-        both = Evidence(0, ((job, "API_TIMEOUT"), (job, "API_TIMEOUT"), (uuid4(), "X")))
+        pairs = ((job, "API_TIMEOUT"), (job, "API_TIMEOUT"), (uuid4(), "X"))
+        both = Evidence(0, tuple(Outcome(*pair) for pair in pairs))
         await redis_store.report(name, both, SAMPLE, WINDOW)
         await redis_store.report(name, succeeded(), SAMPLE, WINDOW)
         keys = [f"failure:{name}:API_TIMEOUT", f"failure:{name}:X"]
@@ -164,9 +165,11 @@ class TestKeys:
         assert await redis_store.swap(name, 0, opened)
         assert await redis_store.take_permit(name, opened.generation, "w", 1, LEASE)
         await redis_store.report(name, failed("X", 1, opened.generation), SAMPLE, WINDOW)
+        assert await redis_store.eject(name, opened.generation, "w", 1, LEASE)
         found = set(raw.scan_iter(match=f"{namespace}:*", count=1000))
         prefix = f"{namespace}:{{{name}}}:"
-        ours = {f"{prefix}{k}" for k in ("record", "recent", "codes", "counts", "jobs:X", "permits")}
+        evidence = ("recent", "codes", "counts", "jobs:X", "workers", "sources")
+        ours = {f"{prefix}{key}" for key in ("record", "permits", "ejected", "log", *evidence)}
         assert found == ours | {changes(namespace)}
         slots = {raw.execute_command("CLUSTER KEYSLOT", key) for key in ours} if _slots(raw) else {0}
         assert len(slots) == 1

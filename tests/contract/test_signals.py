@@ -114,6 +114,14 @@ class SignalsContract:
         await signals.send("jobs", [last := uuid4()])
         assert tuple(await ear.next()) == (last,)
 
+    async def test_closing_right_after_the_last_listener_left_does_not_hang(self, signals: Signals) -> None:
+        ear = Ear()
+        stop = signals.listen("jobs", ear)
+        await ear.ready(signals, "jobs")
+        stop()
+        async with asyncio.timeout(5):
+            await asyncio.create_task(signals.close())
+
     async def test_sending_after_the_close_is_silent(self, signals: Signals) -> None:
         ear = Ear()
         signals.listen("jobs", ear)

@@ -115,6 +115,14 @@ class ClaimContract(StoreContract):
         assert await store.settle(job_id, 2, Release())
         assert (await store.claim(job_id)).losses == 0
 
+    async def test_ids_are_plain_uuids(self, store: Store) -> None:
+        """Not a driver's subclass: what is told in JSON could not be encoded."""
+        job_id = await store.running()
+        await store.expire_lease(job_id)
+        job = await store.claim(job_id)
+        read = await store.get(job_id)
+        assert {type(job.job_id), type(read.job_id)} == {UUID}
+
     async def test_only_losses_of_claims_that_ran_alone_count_as_such(self, store: Store) -> None:
         job_id = await store.running()
         await store.expire_lease(job_id)

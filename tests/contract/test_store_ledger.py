@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 
 from jobkit.adapters.sql.tables import breaker_transitions
 from jobkit.domain.breaker import TRANSITIONS_KEPT, BreakerRecord, BreakerState, Cause, Transition
+from jobkit.domain.moving import taken_along
 from tests.contract.store_contract import OnPostgres, OnSqlite, Store, StoreContract
 
 CLOSED, OPEN, HALF_OPEN = BreakerState.CLOSED, BreakerState.OPEN, BreakerState.HALF_OPEN
@@ -112,6 +114,26 @@ class LedgerContract(StoreContract):
         before = await store.types.all()
         await store.ledger.record(record_of("sms", OPEN, CLOSED))
         assert await store.types.all() == before
+
+    async def test_what_a_worker_came_to_on_its_own_holds_once_it_is_the_fleets(self, store: Store) -> None:
+        opened = record_of("email", OPEN)
+        alone = replace(opened, transitions=(replace(opened.transitions[0], scope="w1"),))
+        await store.ledger.record(alone)
+        assert "email" not in await store.types.all()
+        told = taken_along(alone, BreakerRecord("email"))
+        for _ in range(2):
+            assert await store.ledger.record(told) == 2
+        rows = await ledger(store)
+        assert [(row.generation, row.scope, row.from_state, row.to_state) for row in rows] == [
+            (1, "w1", "CLOSED", "OPEN"),
+            (1, "", "CLOSED", "OPEN"),
+        ]
+        assert (await store.types.all())["email"].held
+        assert await store.ledger.heads(["email"]) == {"email": 1}
+        latest = (await store.ledger.latest())["email"]
+        assert (latest.state, latest.open_until) == (OPEN, told.open_until)
+        (incident,) = await store.history.incidents("email", open_only=True, size=5, before=None)
+        assert incident.opened_at == opened.opened_at
 
     async def test_concurrent_writers_agree_and_give_out_revisions_in_order(self, store: Store) -> None:
         names = [f"type{n}" for n in range(4)]

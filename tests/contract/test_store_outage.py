@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ CALLS: dict[str, Callable[[Store], Any]] = {
 
 @pytest.mark.parametrize("url", ["postgresql://nobody@127.0.0.1:1/nothing", "sqlite:////nowhere/jobs.db"])
 async def test_a_database_that_is_not_there(url: str) -> None:
+    before = set(threading.enumerate())
     database = Database(url, timeout=0.5)
     store = Store(database)
     for name, call in CALLS.items():
@@ -77,7 +79,7 @@ async def test_a_database_that_is_not_there(url: str) -> None:
     await database.close()
     await database.close()
     # aiosqlite's thread of a connection that never came about says good-bye to the loop a moment later.
-    while any("_connection_worker_thread" in thread.name for thread in threading.enumerate()):
+    while any("_connection_worker_thread" in t.name for t in set(threading.enumerate()) - before):
         await asyncio.sleep(0)
 
 
@@ -121,7 +123,7 @@ async def test_sqlite_waits_for_another_writer_and_gives_up_in_time(tmp_path: Pa
 class TestPostgresOutage(OnPostgres):
     @pytest.fixture
     async def impatient(self, database: Database, migrated_url: str) -> AsyncIterator[Store]:
-        database = Database(migrated_url, timeout=0.5, pool_size=3)
+        database = Database(migrated_url, timeout=0.5, connections=4)
         yield Store(database)
         await database.close()
 
@@ -143,7 +145,7 @@ class TestPostgresOutage(OnPostgres):
     async def test_a_row_locked_for_too_long_is_given_up_in_time(
         self, database: Database, impatient: Store
     ) -> None:
-        job_id = await impatient.submit()
+        job_id = await Store(database).submit()
 
         async def lock(connection: Any) -> None:
             await connection.execute(sa.select(jobs.c.job_id).with_for_update())
@@ -151,22 +153,21 @@ class TestPostgresOutage(OnPostgres):
                 await impatient.claim(job_id)
 
         await database.write(lock)
-        await impatient.claim(job_id)
+        await Store(database).claim(job_id)
 
-    async def test_a_locked_row_keeps_no_other_lease_from_being_renewed(
-        self, database: Database, impatient: Store
-    ) -> None:
-        ids = [await impatient.running() for _ in range(3)]
-        await asyncio.gather(*(impatient.expire_lease(job_id) for job_id in ids))
+    async def test_a_locked_row_keeps_no_other_lease_from_being_renewed(self, database: Database) -> None:
+        store = Store(database)
+        ids = [await store.running() for _ in range(3)]
+        await asyncio.gather(*(store.expire_lease(job_id) for job_id in ids))
         held = [Held(job_id, 1) for job_id in ids]
 
         async def lock(connection: Any) -> None:
             one = sa.select(jobs.c.job_id).where(jobs.c.job_id == ids[1])
             await connection.execute(one.with_for_update())
-            assert await impatient.work.renew([*held, Held(JOB, 1)], lease=LEASE) == (set(ids), set())
+            assert await store.work.renew([*held, Held(JOB, 1)], lease=LEASE) == (set(ids), set())
 
         await database.write(lock)
-        assert [lease.held.job_id for lease in await impatient.recovery.expired(10)] == [ids[1]]
+        assert [lease.held.job_id for lease in await store.recovery.expired(10)] == [ids[1]]
 
     async def test_a_full_pool_is_given_up_in_time(self, impatient: Store) -> None:
         sleep = sa.text("SELECT pg_sleep(0.4)")
@@ -192,11 +193,22 @@ class TestPostgresOutage(OnPostgres):
     async def test_one_dead_connection_is_enough_to_give_up_the_others(
         self, database: Database, migrated_url: str
     ) -> None:
-        await asyncio.gather(
-            *(database.read(lambda c: c.execute(sa.text("SELECT pg_sleep(0.1)"))) for _ in "12345678")
-        )
+        async def look(seconds: float = 0) -> None:
+            await database.read(lambda c: c.execute(sa.text(f"SELECT pg_sleep({seconds})")))
+
+        async def open_all() -> None:
+            await asyncio.gather(*(look(0.1) for _ in "12345678"), *(database.now() for _ in "1234"))
+
+        await open_all()
         await self._kill_all(migrated_url)
         with pytest.raises(Unavailable):
+            await look()
+        for _ in range(9):
+            await look()
+            assert await database.now() > 0
+        await open_all()
+        await self._kill_all(migrated_url)
+        with suppress(Unavailable):  # raised unless the end of the connection was seen in time
             await database.now()
         for _ in range(9):
             assert await database.now() > 0

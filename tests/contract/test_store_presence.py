@@ -90,6 +90,15 @@ class PresenceContract(StoreContract):
         await store.execute(sa.update(workers).values(beat_at=workers.c.beat_at - 61_000))
         assert await store.presence.served_types(MINUTE) == set()
 
+    async def test_live_workers_of_a_type_are_counted(self, store: Store) -> None:
+        assert await store.presence.serving(MINUTE) == {}
+        await store.presence.beat("w1", ["email", "sms"], {})
+        await store.presence.beat("w2", ["email"], {})
+        await store.presence.beat("w3", ["email", "*"], {})
+        assert await store.presence.serving(MINUTE) == {"email": 2, "sms": 1, "*": 1}
+        await store.execute(sa.update(workers).values(beat_at=workers.c.beat_at - 61_000))
+        assert await store.presence.serving(MINUTE) == {}
+
     async def test_fronts_are_the_smallest_of_live_workers(self, store: Store) -> None:
         await store.presence.beat("w1", [], {"email": 100, "sms": 7})
         await store.presence.beat("w2", [], {"email": 50})

@@ -228,9 +228,11 @@ class RescueContract(StoreContract):
 
     async def test_a_cancelled_job_whose_worker_died_ends(self, store: Store) -> None:
         job_id = await store.running()
+        assert await store.work.mark_alone(Held(job_id, 1))
         await store.steering.cancel(job_id)
         await store.expire_lease(job_id)
         assert await store.recovery.rescue(HERE, await store.recovery.expired(10)) == []
+        assert not (await store.row(job_id)).alone
         job = await store.get(job_id)
         assert job.state is JobState.CANCELLED
         assert job.finish_time is not None

@@ -57,7 +57,7 @@ class SchemaContract:
         await schema.migrate(empty)
         assert await empty.read(lambda c: c.run_sync(differences)) == []
         migrated = await empty.read(lambda c: c.run_sync(partial_indexes))
-        assert len(migrated) == 5
+        assert len(migrated) == 10
 
         async def rebuild(connection: Any) -> dict[str, str]:
             await connection.run_sync(metadata.drop_all)

@@ -50,8 +50,9 @@ class CancelContract(StoreContract):
     )
     async def test_what_waits_is_cancelled_at_once(self, store: Store, state: JobState) -> None:
         job_id = await in_state(store, state)
-        for _ in range(2):
-            job = await store.steering.cancel(job_id)
+        for first in (True, False):
+            job, ended = await store.steering.cancel(job_id)
+            assert ended is first
             assert (job.state, job.quarantine) == (JobState.CANCELLED, None)
             assert job.finish_time is not None
         assert await store.get(job_id) == job
@@ -59,12 +60,13 @@ class CancelContract(StoreContract):
     async def test_a_held_job_is_cancelled_at_once(self, store: Store) -> None:
         job_id = await store.submit()
         await store.hold()
-        assert (await store.steering.cancel(job_id)).state is JobState.CANCELLED
+        assert (await store.steering.cancel(job_id))[0].state is JobState.CANCELLED
 
     async def test_a_running_job_is_asked_to_stop(self, store: Store) -> None:
         job_id = await store.running()
         for _ in range(2):
-            assert (await store.steering.cancel(job_id)).state is JobState.RUNNING
+            job, ended = await store.steering.cancel(job_id)
+            assert (job.state, ended) == (JobState.RUNNING, False)
         assert (await store.row(job_id)).cancel_requested
 
     @pytest.mark.parametrize("state", [JobState.SUCCEEDED, JobState.DISCARDED], ids=str)
@@ -86,7 +88,7 @@ class CancelContract(StoreContract):
     async def test_a_claim_and_a_cancellation_at_once_leave_one_truth(self, store: Store) -> None:
         for _ in range(10):
             job_id = await store.submit()
-            claimed, job = await asyncio.gather(
+            claimed, (job, _) = await asyncio.gather(
                 store.work.claim([job_id], claim_id=new_id(), worker_id="w", lease=timedelta(seconds=15)),
                 store.steering.cancel(job_id),
             )
@@ -99,9 +101,7 @@ class CancelContract(StoreContract):
 
 
 class RetryContract(StoreContract):
-    @pytest.mark.parametrize(
-        "reason", [r for r in QuarantineReason if r is not QuarantineReason.BREAKER_OPEN], ids=str
-    )
+    @pytest.mark.parametrize("reason", [r for r in QuarantineReason if not r.by_hold], ids=str)
     async def test_a_quarantined_job_goes_back_to_work(self, store: Store, reason: QuarantineReason) -> None:
         job_id = await store.isolated(reason=reason)
         now = await store.database.now()
@@ -178,8 +178,9 @@ class RetryContract(StoreContract):
 class DiscardContract(StoreContract):
     async def test_a_quarantined_job_is_discarded_for_good(self, store: Store) -> None:
         job_id = await store.isolated()
-        for _ in range(2):
-            job = await store.steering.discard(job_id)
+        for first in (True, False):
+            job, ended = await store.steering.discard(job_id)
+            assert ended is first
             assert (job.state, job.quarantine, job.last_error) == (JobState.DISCARDED, None, TIMED_OUT)
             assert job.finish_time is not None
 
@@ -188,7 +189,7 @@ class DiscardContract(StoreContract):
         job_id = await in_state(store, state)
         await store.set(job_id, due_at=0)
         await store.hold()
-        assert (await store.steering.discard(job_id)).state is JobState.DISCARDED
+        assert (await store.steering.discard(job_id))[0].state is JobState.DISCARDED
         await store.lift()
         assert (await store.get(job_id)).state is JobState.DISCARDED
 

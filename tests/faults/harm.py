@@ -114,6 +114,7 @@ FAULTS: Mapping[str, Fault] = {
     "everything killed": _kill_everything,
     "worker drained": _drain("worker"),
     "jobapi drained": _drain("jobapi"),
+    "controlplane drained": _drain("controlplane"),
     "worker frozen": _freeze_worker,
     "postgres connections cut": _cut_database,
     "postgres stopped": lambda harm: harm.stopped(harm.servers.postgres),

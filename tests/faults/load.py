@@ -132,7 +132,7 @@ class Load:
         self._stopping.set()
         await asyncio.gather(*self._senders)
 
-    async def reach(self, jobs: int, timeout: float = 60.0) -> None:
+    async def reach(self, jobs: int, timeout: float = 120.0) -> None:
         """Until so many are accepted."""
         deadline = time.monotonic() + timeout
         while len(self.accepted) < jobs:

@@ -18,7 +18,7 @@ from tests.faults.broker import Vhost
 from tests.faults.kit import Load, Servers, everything_done, make_fleet, query, read_rows
 from tests.faults.proxy import Proxy
 from tests.system.client import Client, eventually, read_status, submission
-from tests.system.fleet import Fleet, Ports, Program
+from tests.system.fleet import COMPONENTS, Fleet, Ports, Program
 
 MIB = 1 << 20
 ACCEPTED = "ACCEPTED"
@@ -121,7 +121,6 @@ class Answers(Counter[str]):
         await asyncio.gather(*(self.submit(address, batch) for batch in batches))
 
 
-@pytest.mark.short
 async def test_memory_while_the_database_stalls(house: House) -> None:
     """No more than 32 MiB of submits wait; however many more come, they are refused and leave no trace."""
     program, address = house.jobapi(DATABASE_TIMEOUT="15")
@@ -155,6 +154,40 @@ async def test_memory_while_the_database_stalls(house: House) -> None:
     after = Answers()
     await after.submit(address, batch)
     assert after == {ACCEPTED: len(batch)}
+
+
+async def test_memory_of_all_three_while_the_database_hangs(fault_servers: Servers, tmp_path: Path) -> None:
+    """Workers with more to do than they have slots, and a control plane: nothing gathers in them either."""
+    room = fault_servers.room()
+    with Proxy(room["DATABASE_URL"]) as database:
+        fleet = make_fleet(tmp_path, {**room, "DATABASE_URL": database.url}, DATABASE_TIMEOUT="3")
+        try:
+            fleet.start()
+            await hang_under_load(fleet, database)
+        finally:
+            database.heal()
+            fleet.stop()
+
+
+async def hang_under_load(fleet: Fleet, database: Proxy) -> None:
+    """Memory before, while every statement times out, and later on, while all the more do."""
+    memory = Memory(fleet.programs)
+    padding = {"padding": "x" * 10_000}
+    payloads = {"slow": {"seconds": 1.0, **padding}, "good": padding}
+    async with Load(fleet, rate=300, mix={"good": 0.8, "slow": 0.2}, payloads=payloads) as load:
+        await load.reach(1500)
+        usual = await memory.peak(2)
+        database.stall()
+        hung = await memory.peak(8)
+        longer = await memory.peak(8)
+        database.heal()
+        figures = await everything_done(load, timeout=90)
+    first = {name: (hung[name] - usual[name]) // MIB for name in usual}
+    then = {name: (longer[name] - hung[name]) // MIB for name in usual}
+    print(f"database hung: memory grew by {first} MiB in 8 s, by {then} MiB in 8 more: {figures}")
+    assert first.keys() == set(COMPONENTS)
+    assert max(first.values()) < 40
+    assert max(then.values()) < 10
 
 
 @pytest.mark.short

@@ -8,10 +8,10 @@ import aio_pika
 import pytest
 
 from tests.faults.kit import MIX, Kept, Load, Supervisor, everything_done, keep_all
+from tests.faults.verdict import runs_needed
 from tests.system.fleet import COMPONENTS, Fleet, Ports
 
 RATE = 250.0
-STRIKES = 6
 
 
 class Tap:
@@ -46,10 +46,9 @@ def keep_two_of_each(supervisor: Supervisor) -> tuple[list[Kept], list[str]]:
 
 def tokens_needed(load: Load) -> int:
     """One for each run."""
-    return sum(2 if accepted.name == "flaky" else 1 for accepted in load.accepted.values())
+    return sum(runs_needed(accepted) for accepted in load.accepted.values())
 
 
-@pytest.mark.short
 async def test_two_of_each_share_the_work_and_repeat_none_of_it(faulty: Fleet) -> None:
     assert urlsplit(faulty.environ["RABBITMQ_URL"]).path != "/"
     tap = Tap(faulty)
@@ -66,7 +65,8 @@ async def test_two_of_each_share_the_work_and_repeat_none_of_it(faulty: Fleet) -
     assert published <= tokens_needed(load) * 1.02  # an overloaded machine may make a token look lost
 
 
-async def test_two_of_each_of_which_some_die_all_the_time(faulty: Fleet) -> None:
+@pytest.mark.parametrize("strikes", [pytest.param(3, marks=pytest.mark.short), 6])
+async def test_two_of_each_of_which_some_die_all_the_time(faulty: Fleet, strikes: int) -> None:
     tap = Tap(faulty)
     async with Supervisor(faulty) as supervisor:
         kept, addresses = keep_two_of_each(supervisor)
@@ -74,9 +74,9 @@ async def test_two_of_each_of_which_some_die_all_the_time(faulty: Fleet) -> None
         await tap.open()
         async with Load(faulty, rate=RATE, addresses=addresses) as load:
             await load.reach(200)
-            await supervisor.havoc(STRIKES, Kept.kill, kept)
+            await supervisor.havoc(strikes, Kept.kill, kept)
             await supervisor.ready()
             figures = await everything_done(load)
         published = await tap.count()
-    print(f"two of each, {STRIKES} SIGKILLs: {published} tokens for {tokens_needed(load)} runs: {figures}")
+    print(f"two of each, {strikes} SIGKILLs: {published} tokens for {tokens_needed(load)} runs: {figures}")
     assert published <= tokens_needed(load) * 1.5

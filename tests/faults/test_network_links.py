@@ -75,6 +75,7 @@ async def test_a_link_that_neither_answers_nor_closes(
     assert figures.reruns == 0
 
 
+@pytest.mark.short
 async def test_connections_that_are_reset_again_and_again(network: Network) -> None:
     async with Load(network.fleet, rate=RATE, mix=MIX) as load:
         await load.reach(100)
@@ -86,6 +87,7 @@ async def test_connections_that_are_reset_again_and_again(network: Network) -> N
     assert set(figures.refusals) <= {"UNAVAILABLE"}
 
 
+@pytest.mark.short
 async def test_links_that_crawl(network: Network) -> None:
     async with Load(network.fleet, rate=RATE, mix=MIX) as load:
         await load.reach(100)

@@ -171,7 +171,6 @@ async def test_what_ran_when_it_went_is_recorded_when_it_is_back(
 # -- it answers, and refuses ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.short
 async def test_transactions_that_cross_ours(standing: Standing, postgres: OwnPostgres) -> None:
     query = "SELECT deadlocks FROM pg_stat_database WHERE datname = 'app'"
     stop = asyncio.Event()

@@ -101,7 +101,9 @@ async def test_a_job_whose_token_is_gone_survives_its_worker(fleet: Fleet, vhost
     assert {len(runs[job]) for job in jobs} == {2}
 
 
-@pytest.mark.parametrize(("ack_after", "timed_out"), [("1.5", False), ("600", True)])
+@pytest.mark.parametrize(
+    ("ack_after", "timed_out"), [pytest.param("1.5", False, marks=pytest.mark.short), ("600", True)]
+)
 async def test_consumer_timeout(fleet: Fleet, patient: Vhost, ack_after: str, timed_out: bool) -> None:
     """In time it never comes to it; and where it does, the job runs on, once, and the lane comes back."""
     first = worker(fleet, ACK_AFTER=ack_after)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import redis
+from selfheal.jobs.v1 import job_pb2
 
 from tests.conftest import _STARTING, _leave_out
 from tests.faults.kit import Load, Servers, query, read_rows, until
@@ -102,7 +103,7 @@ def nothing_held_ran(standing: Standing, load: Load) -> None:
     [
         "stopped",
         "emptied",
-        pytest.param("frozen", marks=pytest.mark.short),
+        "frozen",
         pytest.param("flushed", marks=pytest.mark.short),
     ],
 )
@@ -160,12 +161,21 @@ async def test_a_breaker_that_opened_without_redis_heals_with_it(
         await until(lambda: own.get(key).get("state") in ("OPEN", "HALF_OPEN"), 5, "the fleet's is told")
         await load.reach(len(load.accepted) + 100)
         assert "CLOSED" not in await since()
+        await until(lambda: reads_held(standing, "sick"), 10, "its jobs read as held")
         sick.unlink()
         figures = await standing.verdict(load, exact_attempts=False)
     told = await since()
     print(f"{how}: {told} {figures}")
     assert told.count("CLOSED") == 1
     assert told[-1] == "CLOSED"
+
+
+async def reads_held(standing: Standing, name: str) -> bool:
+    """Whether clients see that the jobs of the type wait for its breaker."""
+    async with Client(standing.fleet) as client:
+        wanted = f'state = QUARANTINED AND job_type = "{standing.fleet.handled(name)}"'
+        held = await client.listed(wanted, page_size=1)
+    return any(job.quarantine.reason == job_pb2.QUARANTINE_REASON_BREAKER_OPEN for job in held)
 
 
 async def test_a_worker_that_starts_after_the_wipe_holds_what_is_held(

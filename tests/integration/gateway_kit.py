@@ -86,8 +86,27 @@ class Jobs(job_service_pb2_grpc.JobServiceServicer):
 class Breakers(breaker_service_pb2_grpc.BreakerServiceServicer):
     """Echoes the name that it was given."""
 
+    def __init__(self) -> None:
+        self.watched = 0
+        self.ended = asyncio.Event()
+
     async def GetBreaker(self, request: Any, context: Any) -> Message:
         return breaker_service_pb2.GetBreakerResponse(breaker=breaker_pb2.Breaker(breaker=request.breaker))
+
+    async def WatchBreakers(self, request: Any, context: Any) -> AsyncIterator[Message]:
+        """As many messages as the revision says, as large as the breaker's name says; then what that asks for."""
+        try:
+            size = int(request.breaker) if request.breaker.isdigit() else 1
+            for revision in range(1, request.revision + 1):
+                self.watched = revision
+                move = breaker_pb2.BreakerTransition(reason="x" * size)
+                yield breaker_service_pb2.WatchBreakersResponse(revision=revision, transition=move)
+            if request.breaker in FAILURES:
+                raise FAILURES[request.breaker]
+            if request.breaker == "endless":
+                await asyncio.Event().wait()
+        finally:
+            self.ended.set()
 
     async def ResetBreaker(self, request: Any, context: Any) -> Message:
         breaker = breaker_pb2.Breaker(breaker=request.breaker, generation=2**60, error_code=request.reason)
@@ -99,6 +118,7 @@ class Component:
     """Both doors of one component, started."""
 
     jobs: Jobs
+    breakers: Breakers
     rpc: RpcServer
     http: HttpServer
     door: Door
@@ -116,10 +136,10 @@ async def component(max_in_flight: int = 100) -> AsyncIterator[Component]:
     registry = CollectorRegistry()
     metrics = RpcMetrics(registry)
     door = Door(metrics, max_in_flight)
-    jobs = Jobs()
+    jobs, breakers = Jobs(), Breakers()
     services = [
         (job_service_pb2_grpc.add_JobServiceServicer_to_server, jobs, JOBS),
-        (breaker_service_pb2_grpc.add_BreakerServiceServicer_to_server, Breakers(), BREAKERS),
+        (breaker_service_pb2_grpc.add_BreakerServiceServicer_to_server, breakers, BREAKERS),
     ]
     rpc = RpcServer("127.0.0.1", 0, services, door)
     http = HttpServer("127.0.0.1", 0, metrics)
@@ -129,7 +149,7 @@ async def component(max_in_flight: int = 100) -> AsyncIterator[Component]:
     await http.start()
     try:
         async with grpc.aio.insecure_channel(rpc.address) as channel:
-            yield Component(jobs, rpc, http, door, registry, channel)
+            yield Component(jobs, breakers, rpc, http, door, registry, channel)
     finally:
         await http.stop()
         await rpc.stop()

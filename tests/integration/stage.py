@@ -35,7 +35,9 @@ from worker.app import WorkerApp
 from worker.settings import WorkerSettings
 
 T = TypeVar("T")
-PATIENCE = 10.0
+PATIENCE = 30.0
+# So much longer than on a quiet machine something may take before it is given up.
+BUSY = 3
 
 Act = Callable[[JobContext], Awaitable[dict[str, Any] | None]]
 
@@ -44,6 +46,7 @@ async def eventually(
     read: Callable[[], Awaitable[T]], holds: Callable[[T], bool], patience: float = PATIENCE
 ) -> T:
     """What `read` gives once it `holds`; for what nobody tells. A server that is away is no answer."""
+    patience *= BUSY
     deadline = asyncio.get_running_loop().time() + patience
     while True:
         try:
@@ -144,6 +147,9 @@ QUICK = {
     "MAX_RETRY_DELAY_MS": "250",
     "SHUTDOWN_GRACE": "2",
     "OVERDUE_INTERVAL": "0.1",
+    "STREAM_HEARTBEAT": "0.5",
+    "DATABASE_CONNECTIONS": "6",
+    "CONTROLPLANE_ADDR": "127.0.0.1:1",  # nobody, until there is a control plane
 }
 
 
@@ -158,6 +164,7 @@ class Stage:
         self._stacks: dict[int, AsyncExitStack] = {}
         self._outer = AsyncExitStack()
         self._api: JobApiApp | None = None
+        self._control: dict[str, str] = {}
 
     async def __aenter__(self) -> Self:
         base = self._settings(Settings, {})
@@ -183,7 +190,11 @@ class Stage:
         return self._api
 
     async def controlplane(self, **environ: str) -> ControlPlaneApp:
-        return await self._enter("controlplane", controlplane.app.build, ControlPlaneSettings, environ)
+        app: ControlPlaneApp = await self._enter(
+            "controlplane", controlplane.app.build, ControlPlaneSettings, environ
+        )
+        self._control = {"CONTROLPLANE_ADDR": app.front.rpc.address}
+        return app
 
     async def worker(self, *trades: Any, **environ: str) -> WorkerApp:
         """A worker with these handlers; it serves them once this returns."""
@@ -193,7 +204,9 @@ class Stage:
                 setattr(module, f"handler_{number}", trade)
             sys.modules[module.__name__] = module
             environ["WORKER_HANDLERS"] = module.__name__
-        app: WorkerApp = await self._enter("worker", worker.app.build, WorkerSettings, environ)
+        app: WorkerApp = await self._enter(
+            "worker", worker.app.build, WorkerSettings, {**self._control, **environ}
+        )
         await app.organs.lanes.learn()
         return app
 
@@ -250,6 +263,9 @@ class Stage:
     async def get(self, app: Any, path: str, **options: Any) -> tuple[int, Any]:
         """Status and JSON of an HTTP GET."""
         return await self._request("GET", app, path, **options)
+
+    async def request(self, method: str, app: Any, path: str, **options: Any) -> tuple[int, Any]:
+        return await self._request(method, app, path, **options)
 
     async def post(self, app: Any, path: str, **options: Any) -> tuple[int, Any]:
         return await self._request("POST", app, path, **options)

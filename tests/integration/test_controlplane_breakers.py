@@ -17,7 +17,7 @@ from selfheal.control.v1 import breaker_pb2, breaker_service_pb2, breaker_servic
 from controlplane.breakers import BreakerDesk
 from controlplane.gauges import Gauges
 from controlplane.keeper import Keeper
-from jobkit.domain.breaker import BreakerPolicy, BreakerRecord, BreakerState, Cause, Evidence
+from jobkit.domain.breaker import BreakerPolicy, BreakerRecord, BreakerState, Cause, Evidence, Outcome
 from jobkit.domain.errors import InvalidJob, Unavailable
 from jobkit.domain.job import JobState
 from jobkit.domain.tripping import close_by_hand, decide_probe_time, open_by_hand
@@ -111,7 +111,7 @@ async def test_the_desk_shows_failures_and_held_jobs(place: Place) -> None:
         await stage.submit(place.type("other"))
         desk = BreakerDesk(stage.world)
         policy = BreakerPolicy()
-        evidence = Evidence(0, ((uuid4(), "API_TIMEOUT"), (uuid4(), ""), (uuid4(), "API_TIMEOUT")))
+        evidence = Evidence(0, tuple(Outcome(uuid4(), code) for code in ("API_TIMEOUT", "", "API_TIMEOUT")))
         await stage.world.breakers.report(place.type("email"), evidence, 10, policy.failure_window)
         view = await desk.open(place.type("email"), "ops", "a test", None)
         assert (view.record.state, view.held_jobs, view.failures) == (OPEN, 3, {"API_TIMEOUT": 2})
@@ -216,7 +216,7 @@ async def test_the_shim_routes_of_breakers(embedded: Place) -> None:
         await stage.submit("sms")
         desk = BreakerDesk(stage.world)
         view = await desk.open("email", "", "", datetime.now(UTC) + timedelta(seconds=1.5))
-        evidence = Evidence(view.record.generation, ((uuid4(), "X"), (uuid4(), "Y")))
+        evidence = Evidence(view.record.generation, (Outcome(uuid4(), "X"), Outcome(uuid4(), "Y")))
         await stage.world.breakers.report("email", evidence, 10, 60_000)
         _, body = await stage.get(plane, "/breakers")
         assert body == {
@@ -266,7 +266,9 @@ async def test_gauges_count_what_waits_and_how_breakers_stand(embedded: Place) -
         await desk.open("sms", "", "", None)
         registry = CollectorRegistry()
         gauges = Gauges(stage.world, registry)
+        keeper = Keeper(stage.world, gauges.show)
         await gauges.count()
+        await keeper.keep()
 
         def sample(name: str, **labels: str) -> float | None:
             return registry.get_sample_value(name, labels)
@@ -278,7 +280,22 @@ async def test_gauges_count_what_waits_and_how_breakers_stand(embedded: Place) -
         assert 0 <= age < 10
         assert sample("selfheal_breaker_state", breaker="email") == 0
         assert sample("selfheal_breaker_state", breaker="sms") == 2
+        now = await stage.world.breakers.now()
+        await desk.open("sms", "", "", datetime.fromtimestamp(now / 1000, UTC) + timedelta(minutes=1))
+        (record,) = (await stage.world.breakers.read(["sms"])).values()
+        probing = decide_probe_time(record, now + 61_000)
+        assert probing is not None
+        await stage.world.breakers.swap("sms", record.generation, probing)
+        await keeper.keep()
+        assert sample("selfheal_breaker_state", breaker="sms") == 1
         await desk.reset("sms", "", "")
-        await gauges.count()
+        await keeper.keep()
         assert sample("selfheal_breaker_state", breaker="sms") == 0
+        await gauges.count()
         assert sample("selfheal_jobs_waiting", job_type="sms", state="held") is None
+        await stage.world.types.ensure(["passing"], 10)
+        await keeper.keep()
+        assert sample("selfheal_breaker_state", breaker="passing") == 0
+        await stage.world.retention.drop_type("passing")
+        await keeper.keep()
+        assert sample("selfheal_breaker_state", breaker="passing") is None

@@ -163,14 +163,19 @@ async def test_cancel_discard_and_what_is_not_there(embedded: Place) -> None:
         api = await stage.jobapi()
         async with service_of(api) as service:
             first = str(await stage.submit("email"))
-            cancelled = await service.CancelJob(job_service_pb2.CancelJobRequest(job_id=first))
-            assert cancelled.job.state == job_pb2.JOB_STATE_CANCELLED
+            for _ in range(2):
+                cancelled = await service.CancelJob(job_service_pb2.CancelJobRequest(job_id=first))
+                assert cancelled.job.state == job_pb2.JOB_STATE_CANCELLED
             await stage.worker(email)
             second = await stage.submit("email")
             await stage.reaches(second, JobState.QUARANTINED)
-            discarded = await service.DiscardJob(job_service_pb2.DiscardJobRequest(job_id=str(second)))
-            assert discarded.job.state == job_pb2.JOB_STATE_DISCARDED
+            for _ in range(2):
+                discarded = await service.DiscardJob(job_service_pb2.DiscardJobRequest(job_id=str(second)))
+                assert discarded.job.state == job_pb2.JOB_STATE_DISCARDED
             assert email.ids == [second]
+            metrics, finished = await stage.metrics(api), "selfheal_jobs_finished_total"
+            for outcome in ("cancelled", "discarded"):
+                assert metrics[f'{finished}{{job_type="email",outcome="{outcome}"}}'] == 1
             for job_id in ("nonsense", first.replace("-", ""), str(new_id())):
                 with pytest.raises(grpc.aio.AioRpcError) as missing:
                     await service.GetJob(job_service_pb2.GetJobRequest(job_id=job_id))
@@ -178,6 +183,25 @@ async def test_cancel_discard_and_what_is_not_there(embedded: Place) -> None:
                     grpc.StatusCode.NOT_FOUND,
                     "JOB_NOT_FOUND",
                 )
+
+
+async def test_a_field_of_a_later_release_is_refused_by_its_number(embedded: Place) -> None:
+    later = SubmitJobRequest.FromString(request("email").SerializeToString() + b"\xa2\x06\x03new")
+    batch = job_service_pb2.BatchSubmitJobsRequest
+    async with Stage(embedded) as stage:
+        api = await stage.jobapi()
+        async with service_of(api) as service:
+            for call, message in (
+                (service.SubmitJob, later),
+                (service.BatchSubmitJobs, batch.FromString(b"\xa2\x06\x03new")),
+            ):
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
+                    await call(message)
+                assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+                assert reason_of(refused.value) == "UNKNOWN_FIELD"
+                assert "#100: should not exist" in refused.value.details()
+            answer = await service.BatchSubmitJobs(batch(requests=[later, request("email")]))
+        assert [item.WhichOneof("result") for item in answer.results] == ["status", "job"]
 
 
 async def test_a_type_that_nobody_serves_says_so(embedded: Place) -> None:
@@ -266,7 +290,7 @@ async def test_a_submit_to_a_held_type_says_so_or_is_refused(embedded: Place) ->
         await stage.submit("email")
         now = await stage.world.breakers.now()
         await stage.world.ledger.record(open_by_hand(BreakerRecord("email"), now, now + 60_000, "", ""))
-        await api.jobs._types.refresh()
+        await api.jobs._submitter.types.refresh()
         async with service_of(api) as service:
             held = (await service.SubmitJob(request("email"))).job
             assert held.state == job_pb2.JOB_STATE_QUARANTINED

@@ -6,10 +6,9 @@ What is explained is what the adapter really sends, caught on its way to the dri
 from __future__ import annotations
 
 import asyncio
-import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
@@ -23,20 +22,25 @@ import sqlalchemy as sa
 
 from jobkit.adapters.sql import schema
 from jobkit.adapters.sql.engine import Database
-from jobkit.domain.errors import NotFound
-from jobkit.domain.filter import PageToken, parse_filter
+from jobkit.adapters.sql.retention import SqlRetention
+from jobkit.domain.errors import NotFound, OutOfRange
+from jobkit.domain.failure import group_name
+from jobkit.domain.filter import JobFilter, PageToken, parse_filter
 from jobkit.domain.job import JobError, QuarantineReason
 from jobkit.domain.retry import Complete, Decision, Isolate, Retry
-from jobkit.ports import Held, Lease, Settlement
+from jobkit.ports import Ages, GroupToken, Held, Lease, Settlement
 from tests.contract.store_contract import LEASE, SESSION, Store, new_id
+from tests.integration.plan_wire import Sent, Wire, plans
+from tests.integration.plan_work import record, redriving
 
 JOBS = 50_000
+ENTRIES = 20_000  # in the ledger, and incidents
 T0 = 1_760_000_000_000
 # Nine in ten are finished; the rest waits, runs or is quarantined, over 40 types.
 FILL = f"""
 INSERT INTO jobs (job_id, job_type, state, due_at, session_id, payload, request_id, error_code,
-                  quarantine_reason, quarantined_at, lease_until, claim_id, worker_id, started_at, deliveries,
-                  created_at, updated_at)
+                  quarantine_reason, quarantined_at, failure_group, lease_until, claim_id, worker_id, started_at,
+                  deliveries, created_at, updated_at)
 SELECT
     (lpad(to_hex({T0} + n), 12, '0') || '7000' || '8000' || lpad(to_hex(n), 12, '0'))::uuid,
     'type' || n % 40,
@@ -48,6 +52,7 @@ SELECT
     CASE WHEN n % 97 = 0 THEN 'API_TIMEOUT' END,
     CASE WHEN state = 'QUARANTINED' THEN 'RETRIES_EXHAUSTED' END,
     CASE WHEN state = 'QUARANTINED' THEN {T0} END,
+    CASE WHEN state = 'QUARANTINED' AND n % 300 <> 6 THEN n % 11 END,
     CASE WHEN state = 'RUNNING' THEN {T0} END,
     CASE WHEN state = 'RUNNING' THEN gen_random_uuid() END,
     'w', CASE WHEN state IN ('RUNNING', 'SUCCEEDED') THEN {T0} END,
@@ -62,39 +67,24 @@ INSERT INTO job_labels SELECT 'tenant', 't' || hashtext(job_id::text) % 100, job
 INSERT INTO request_keys SELECT request_id, job_id, '' FROM jobs WHERE request_id IS NOT NULL;
 INSERT INTO job_types (job_type, created_at, hold_number, held_reason)
 SELECT 'type' || n, 0, 1, CASE WHEN n = 7 THEN 'BREAKER_OPEN' END FROM generate_series(0, 39) AS n;
+INSERT INTO breaker_transitions (revision, breaker, generation, scope, from_state, to_state, at, cause, actor, reason,
+                                 error_code)
+SELECT n, 'type' || n % 40, n, CASE WHEN n % 3 = 0 THEN 'w' || n % 7 ELSE '' END, 'CLOSED', 'OPEN', {T0} + n,
+    'EVIDENCE', '', '', ''
+FROM generate_series(1, {ENTRIES}) AS n;
+INSERT INTO incidents (incident_id, breaker, opened_at, noted_at, cause, actor, reason, error_code, closed_at,
+                       close_revision, attempts_saved, attempts_counted)
+SELECT n, CASE WHEN n % 1000 = 7 THEN 'rare' ELSE 'type' || n % 40 END, {T0} + n, {T0} + n, 'EVIDENCE', '', '', '',
+    CASE WHEN n <= {ENTRIES} - 40 THEN {T0} + n END, CASE WHEN n <= {ENTRIES} - 40 THEN n + 1 END,
+    CASE WHEN n % 5000 = 0 THEN 2 ELSE 1 END, 1
+FROM generate_series(1, {ENTRIES}) AS n;
+INSERT INTO counters VALUES ('ledger', {ENTRIES}), ('ledger_tallied', {ENTRIES} - 10);
 """
 
 
 def job(n: int) -> UUID:
     """The id of the `n`-th job as FILL makes it."""
     return UUID(f"{T0 + n:012x}70008000{n:012x}")
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    text: str
-    values: tuple[Any, ...]
-
-
-class Wire:
-    """Catches what goes to the driver."""
-
-    def __init__(self, database: Database) -> None:
-        self.sent: list[Sent] = []
-        self._on = False
-        # The reading engine shares the listeners of the writing one.
-        sa.event.listen(database._writer.sync_engine, "before_cursor_execute", self._catch)
-
-    def _catch(self, _c: Any, _cursor: Any, text: str, values: Any, _context: Any, many: bool) -> None:
-        if self._on:
-            self.sent.append(Sent(text, tuple(values[0] if many else values)))
-
-    @contextmanager
-    def caught(self) -> Iterator[list[Sent]]:
-        self.sent.clear()
-        self._on = True
-        yield self.sent
-        self._on = False
 
 
 @pytest.fixture(scope="module")
@@ -128,26 +118,6 @@ async def store(filled_url: str) -> AsyncIterator[Store]:
     await database.close()
 
 
-def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield plan
-    for child in plan.get("Plans", []):
-        yield from nodes(child)
-
-
-async def plans(url: str, sent: Sent, *, generic: bool) -> list[dict[str, Any]]:
-    """The nodes of a statement's plan, made for its values or, as after many executions, for any."""
-    connection = await asyncpg.connect(url)
-    try:
-        mode = "force_generic_plan" if generic else "force_custom_plan"
-        await connection.execute(f"SET plan_cache_mode = {mode}")
-        await connection.execute("SET jit = off")
-        statement = await connection.prepare(f"EXPLAIN (FORMAT JSON) {sent.text}")
-        answer = await statement.fetchval(*sent.values)
-        return list(nodes(json.loads(answer)[0]["Plan"]))
-    finally:
-        await connection.close()
-
-
 def page(text: str, size: int = 50, after: PageToken | None = None) -> Callable[[Store], Awaitable[Any]]:
     return lambda store: store.reader.page(parse_filter(text), size, after)
 
@@ -167,6 +137,10 @@ def settle_all(store: Store) -> Awaitable[Any]:
 DEEP = PageToken(job(JOBS // 2), 0)
 QUARANTINED = (job(100 * n + 6) for n in count(12))
 SOME = [job(n) for n in range(1, 200)]
+TYPES = [f"type{n}" for n in range(40)]
+LONG_AGO = Ages(finished_ms=T0, quarantined_ms=T0)  # nothing is that old
+
+
 QUERIES: dict[str, Callable[[Store], Awaitable[Any]]] = {
     "claim": lambda s: s.work.claim(SOME, claim_id=new_id(), worker_id="w", lease=LEASE),
     "settle": settle_all,
@@ -204,8 +178,35 @@ QUERIES: dict[str, Callable[[Store], Awaitable[Any]]] = {
     ),
     "waiting_pages": lambda s: anext(s.recovery.waiting_pages(500)),
     "count_waiting": lambda s: s.recovery.count_waiting(),
+    "ledger heads": lambda s: s.ledger.heads(TYPES),
+    "ledger of some": lambda s: s.ledger.latest(TYPES[:5]),
+    "ledger of all": lambda s: s.ledger.latest(),
+    "record": record,
+    "holds of an earlier revision": page("state = QUARANTINED", after=PageToken(job(JOBS // 2), 19_000)),
+    "history": lambda s: s.history.page(None, 50, 10_000),
+    "history of one": lambda s: s.history.page("type3", 50, 10_000),
+    "watch": lambda s: s.history.after(19_000, None, 500),
+    "watch of one": lambda s: s.history.after(10_000, "type3", 50),
+    "incidents": lambda s: s.history.incidents(None, open_only=False, size=50, before=10_000),
+    "incidents of one": lambda s: s.history.incidents("rare", open_only=False, size=50, before=10_000),
+    "open incidents": lambda s: s.history.incidents(None, open_only=True, size=50, before=None),
+    "incident": lambda s: s.history.incident(10_000, 100),
+    "weigh": lambda s: s.sums.weigh(100),
+    "tally": lambda s: s.sums.tally(100),
+    "purge_ledger": lambda s: SqlRetention(s.database).purge_ledger(0, LONG_AGO, 100),
+    "purge_records": lambda s: SqlRetention(s.database).purge_records(LONG_AGO, 100),
+    "page by failure group": page(f"failure_group = {group_name(7)}"),
+    "quarantined, counted": lambda s: s.quarantine.count(JobFilter(), 1_000),
+    "quarantined of a type, counted": lambda s: s.quarantine.count(parse_filter("job_type = type6"), 1_000),
+    "discard": lambda s: s.quarantine.discard("type6", parse_filter("error.code = X"), job(1), 100),
+    "groups": lambda s: s.quarantine.groups(JobFilter(), 50, None),
+    "groups, the next page": lambda s: s.quarantine.groups(JobFilter(), 50, GroupToken(1, 7)),
+    "groups of a type": lambda s: s.quarantine.groups(parse_filter("job_type = type6"), 50, None),
+    "group_new": lambda s: s.quarantine.group_new(5),
+    "redrive": redriving,
 }
-BIG = {"jobs", "job_labels", "request_keys"}
+LEDGER = ("breaker_transitions", "incidents")
+BIG = {"jobs", "job_labels", "request_keys", *LEDGER}
 
 
 @pytest.mark.postgres
@@ -237,10 +238,59 @@ EXPECTED = {
         "jobs_lease_idx",
         "jobs_error_idx",
         "jobs_reason_idx",
+        "jobs_group_idx",
     },
     "job_labels": {"job_labels_pkey"},
     "request_keys": {"request_keys_pkey"},
+    "breaker_transitions": {
+        "breaker_transitions_pkey",
+        "breaker_transitions_breaker_scope_generation_key",
+        "breaker_transitions_breaker_revision_idx",
+    },
+    "incidents": {
+        "incidents_pkey",
+        "incidents_breaker_idx",
+        "incidents_open_idx",
+        "incidents_closed_idx",
+        "incidents_uncounted_idx",
+    },
 }
+
+
+# The keys of rows that are at hand: no other index is worth a look.
+KEYED = ("claim", "settle", "renew", "progress", "rescue")
+SPARSE = f"""
+INSERT INTO jobs (job_id, job_type, state, due_at, payload, claim_id, lease_until, deliveries, created_at, updated_at)
+SELECT (lpad(to_hex({T0} + n), 12, '0') || '7000' || '8000' || lpad(to_hex(n), 12, '0'))::uuid, 'type0',
+    CASE n % 2500 WHEN 1 THEN 'QUEUED' WHEN 5 THEN 'RUNNING' ELSE 'SUCCEEDED' END, {T0}, '', gen_random_uuid(),
+    {T0}, 1, 0, 0
+FROM generate_series(1, 5000) AS n;
+"""
+
+
+@pytest.mark.postgres
+async def test_rows_are_found_by_their_keys_though_statistics_know_of_few_in_their_state(
+    postgres_url: str,
+) -> None:
+    """A partial index with a handful of rows looks cheaper than the keys; soon it holds the whole backlog."""
+    database = Database(postgres_url)
+    await schema.migrate(database)
+    connection = await asyncpg.connect(postgres_url)
+    await connection.execute(SPARSE)
+    await connection.execute("ANALYZE jobs")
+    await connection.close()
+    store, wire = Store(database), Wire(database)
+    for name in KEYED:
+        with wire.caught() as caught:
+            await QUERIES[name](store)
+        for sent in caught:
+            if "UPDATE jobs" not in sent.text and "FOR UPDATE" not in sent.text:
+                continue
+            for generic in (False, True):
+                found = await plans(postgres_url, sent, generic=generic)
+                used = {n["Index Name"] for n in found if n.get("Index Name", "").startswith("jobs_")}
+                assert used == {"jobs_pkey"}, f"{name}: {sent.text}"
+    await database.close()
 
 
 @pytest.mark.postgres
@@ -264,6 +314,10 @@ async def test_every_index_is_used_and_statements_are_compiled_once(store: Store
     for query in QUERIES.values():
         await query(store)
     assert misses == []
+
+
+# A whole table, or the whole of an index, read from end to end.
+SCANS = re.compile(rf"SCAN (jobs|{'|'.join(LEDGER)}|earlier|newer)\b")
 
 
 async def test_sqlite_serves_them_by_an_index_too(tmp_path: Path) -> None:
@@ -291,9 +345,9 @@ async def test_sqlite_serves_them_by_an_index_too(tmp_path: Path) -> None:
     scans: set[str] = set()
     for name, query in QUERIES.items():
         sent.clear()
-        with suppress(NotFound):
+        with suppress(NotFound, OutOfRange):
             await query(store)
-        scans |= {f"{name}: {line}" for line in await database.read(explain) if "SCAN jobs" in line}
+        scans |= {f"{name}: {line}" for line in await database.read(explain) if SCANS.search(line)}
     await database.close()
     # These are about all rows of a kind, and read along the index of just that kind.
     assert scans == {
@@ -301,4 +355,7 @@ async def test_sqlite_serves_them_by_an_index_too(tmp_path: Path) -> None:
         "waiting_pages: SCAN jobs USING INDEX jobs_lease_idx",
         "count_waiting: SCAN jobs USING INDEX jobs_lease_idx",
         "count_waiting: SCAN jobs USING INDEX jobs_waiting_idx",
+        "open incidents: SCAN incidents USING INDEX incidents_open_idx",
+        "weigh: SCAN incidents USING INDEX incidents_open_idx",
+        "tally: SCAN incidents USING INDEX incidents_uncounted_idx",
     }

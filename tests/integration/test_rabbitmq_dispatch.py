@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import aio_pika
 import pytest
@@ -355,6 +356,20 @@ async def test_a_start_without_a_broker_fails_and_goes_on_trying() -> None:
     with pytest.raises(Unavailable):
         await dispatcher.start()
     await dispatcher.close()
+
+
+async def test_a_virtual_host_that_is_not_there_is_named_once(
+    rabbitmq: RabbitVhost, caplog: pytest.LogCaptureFixture
+) -> None:
+    elsewhere = urlsplit(rabbitmq.url)._replace(path="/nowhere").geturl()
+    dispatcher = RabbitDispatcher(elsewhere, name="lost", connect_timeout=timedelta(seconds=1))
+    with pytest.raises(Unavailable):
+        await dispatcher.start()
+    await dispatcher.close()
+    host = urlsplit(rabbitmq.url).hostname
+    refused = f"{host} refused virtual host 'nowhere': there is none, or not for this user"
+    said = [message for message in caplog.messages if "broker link" in message]
+    assert sorted(said) == [f"broker link lost {what}: {refused}" for what in ("consume", "publish")]
 
 
 # -- the way without aiormq's insides

@@ -11,9 +11,11 @@ import sqlalchemy as sa
 from controlplane.reconcilers import retention as reconciler
 from controlplane.reconcilers.retention import Retention
 from jobkit.adapters.sql.tables import job_types, workers
+from jobkit.domain.errors import OutOfRange
 from jobkit.domain.job import JobState
 from jobkit.ports import Ages
 from tests.integration.stage import Place, Stage, Trade, eventually
+from tests.integration.test_controlplane_history import flap
 
 HOUR = 3_600_000
 KEEP_NOTHING = Ages(finished_ms=-HOUR, quarantined_ms=HOUR)
@@ -53,6 +55,23 @@ async def test_finished_jobs_leave_batch_by_batch(
     assert len(await stage.world.reader.get([*done, waiting])) == 6
     await Retention(stage.world, KEEP_NOTHING).purge()
     assert set(await stage.world.reader.get([*done, waiting])) == {waiting}
+
+
+async def test_the_ledger_leaves_batch_by_batch(
+    place: Place, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for what each breaker is rebuilt from; and watchers are told that they have missed something."""
+    monkeypatch.setattr(reconciler, "BATCH", 3)
+    names = [place.type(name) for name in ("a", "b")]
+    for name in names:
+        await flap(stage.world, name, 20)  # its times are of 1970
+    await Retention(stage.world, Ages(finished_ms=HOUR, quarantined_ms=HOUR)).purge()
+    left = await stage.world.history.page(None, 100, None)
+    assert [entry.breaker for entry in left] == [names[1]] * 16 + [names[0]] * 16
+    assert await stage.world.history.incidents(None, open_only=False, size=100, before=None) == []
+    with pytest.raises(OutOfRange, match="has left the ledger"):
+        await stage.world.history.after(23, None, 10)
+    assert len((await stage.world.history.after(24, None, 100)).entries) == 16
 
 
 async def test_an_idle_type_leaves_with_its_queue_and_comes_back(place: Place, stage: Stage) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 from uuid import uuid4
 
@@ -13,7 +13,7 @@ import pytest
 from jobkit import TransientError
 from jobkit.adapters.embedded.breakers import MemoryBreakerStore
 from jobkit.adapters.redis.breakers import RedisBreakerStore
-from jobkit.domain.breaker import BreakerPolicy, BreakerRecord, BreakerState, Evidence
+from jobkit.domain.breaker import BreakerPolicy, BreakerRecord, BreakerState, Evidence, Outcome
 from jobkit.domain.errors import store_unavailable
 from jobkit.domain.tripping import open_by_hand
 from jobkit.handling import JobContext
@@ -187,7 +187,7 @@ async def test_alone_the_whole_port_is_served(monkeypatch: pytest.MonkeyPatch) -
     shared.away = True
     await store.version()
     await store.create("email")
-    window = await store.report("email", Evidence(0, ((uuid4(), "X"),)), 10, 60_000)
+    window = await store.report("email", Evidence(0, (Outcome(uuid4(), "X"),)), 10, 60_000)
     assert window.failures == {"X": 1}
     assert (await store.window("email", 10, 60_000)).failures == {"X": 1}
     assert await store.failures(["email"]) == {"email": {"X": 1}}
@@ -202,7 +202,8 @@ async def test_alone_the_whole_port_is_served(monkeypatch: pytest.MonkeyPatch) -
 async def test_what_opened_alone_stays_open_when_the_shared_store_is_back() -> None:
     shared = Shaky()
     store = FallbackStore(shared, MemoryBreakerStore)
-    breakers = breakers_over(store)
+    ledger = Ledger()
+    breakers = breakers_over(store, ledger)
     breakers.of("email")
     await breakers._poll()
     shared.away = True
@@ -214,8 +215,16 @@ async def test_what_opened_alone_stays_open_when_the_shared_store_is_back() -> N
     for _ in range(3):
         await breakers._poll()
     assert not store.alone
-    assert seen == [OPEN]
-    assert (await shared.read(["email"]))["email"].state is OPEN
+    assert set(seen) == {OPEN}
+    record = (await shared.read(["email"]))["email"]
+    assert record.state is OPEN
+    # It is the fleet's now, also for the ledger; what the worker did keeps its scope.
+    assert [(move.scope, move.generation) for move in record.transitions] == [
+        ("me", record.generation),
+        ("", record.generation),
+    ]
+    await breakers._record()
+    assert ledger.recorded == [record]
 
 
 async def test_a_later_word_of_the_shared_store_stands() -> None:
@@ -231,6 +240,38 @@ async def test_a_later_word_of_the_shared_store_stands() -> None:
     shared.away, store._retry_at = False, 0.0
     await breakers._poll()
     assert breakers.of("email").record.generation == later
+
+
+@pytest.mark.parametrize("well", [True, False], ids=["others went on well", "nobody else worked"])
+async def test_what_opened_alone_is_not_imposed_on_a_fleet_that_is_well(well: bool) -> None:
+    """A worker cut off from Redis opened by itself; then it alone stays out, and tries itself back in."""
+    shared = Shaky()
+    store = FallbackStore(shared, MemoryBreakerStore, "me")
+    breakers = breakers_over(store)
+    breakers.of("email")
+    await breakers._poll()
+    before = Evidence(0, tuple(Outcome(uuid4(), "", "email") for _ in range(5)), "other")
+    await shared.report("email", before, 50, 60_000)
+    await asyncio.sleep(0.01)
+    shared.away = True
+    await breakers.open_until("email", timedelta(minutes=1), 0)
+    opened = breakers.of("email").record
+    assert opened.transitions[-1].scope == "me"
+    await asyncio.sleep(0.01)
+    if well:
+        await shared.report("email", before, 50, 60_000)
+    shared.away, store._retry_at = False, 0.0
+    await breakers._poll()
+    await breakers._poll()
+    breaker = breakers.of("email")
+    assert not breaker.admits
+    assert (await shared.read(["email"])).get("email", BreakerRecord("email")).state is (
+        CLOSED if well else OPEN
+    )
+    assert breakers.exiled == (["email"] if well else [])
+    if well:
+        assert breaker.exile is not None
+        assert breaker.exile.until == opened.open_until
 
 
 @pytest.mark.parametrize("away", [True, False], ids=["Redis away", "Redis wiped"])
@@ -253,12 +294,17 @@ async def test_a_type_never_heard_of_is_looked_up_in_the_ledger(away: bool) -> N
 class Ledger:
     def __init__(self, latest: dict[str, BreakerRecord] | None = None) -> None:
         self.asked = 0
+        self.recorded: list[BreakerRecord] = []
         self._latest = latest or {}
 
     async def record(self, record: BreakerRecord) -> int:
+        self.recorded.append(record)
         return 0
 
-    async def latest(self) -> dict[str, BreakerRecord]:
+    async def heads(self, names: Sequence[str]) -> dict[str, int]:
+        return {name: self._latest[name].generation for name in names if name in self._latest}
+
+    async def latest(self, names: Sequence[str] | None = None) -> dict[str, BreakerRecord]:
         self.asked += 1
         return self._latest
 

@@ -12,6 +12,7 @@ import pytest
 from jobkit import Permanent, RetryLater, TransientError
 from jobkit.domain.breaker import BreakerState
 from jobkit.domain.job import JobState, QuarantineReason, Token
+from jobkit.domain.pace import Pace
 from jobkit.handling import JobContext
 from jobkit.ports import Dispatch
 from tests.integration.stage import Place, Stage, Trade, eventually, succeed
@@ -40,6 +41,8 @@ async def trip(stage: Stage, trade: Trade, app: WorkerApp, code: str = "API_TIME
     trade.fail(lambda: TransientError(code))
     while breaker(app, trade.job_type) is BreakerState.CLOSED:
         await stage.reaches(await stage.submit(trade.job_type, max_attempts=1), JobState.QUARANTINED)
+        # What this failure comes to: another job would be held meanwhile, and then left behind.
+        await app.organs.breakers.of(trade.job_type).decided()
     await reaches_state(app, trade.job_type, BreakerState.OPEN)
 
 
@@ -153,7 +156,7 @@ async def test_what_was_prefetched_when_it_opened_goes_back_in_order_and_unburne
         run = len(email.begun)
         slipped = sum(job.deliveries for job in jobs) - run
         print(f"{run} ran, {slipped} claims slipped through")
-        assert 10 <= run <= 48  # the ten that it takes, and what was in flight beside them
+        assert 5 <= run <= 48  # the five that it takes, and what was in flight beside them
         assert 0 <= slipped <= 16
         untouched = [job for job in jobs if job.deliveries == 0]
         assert len(untouched) >= 120 - 64
@@ -177,11 +180,11 @@ async def test_after_it_closes_a_lane_starts_small(embedded: Place) -> None:
         email.most = 0
         await stage.post(plane, f"/breakers/{email.job_type}/reset")
         await email.began(before + 1)
-        await asyncio.sleep(0.3)
-        assert email.running == 1
-        await email.began(before + 2)
-        await email.began(before + 4)
+        await asyncio.sleep(0.8)
+        # None of them has answered yet, so there is no reason for more.
+        assert 1 <= email.running <= Pace(1).slots
         go.set()
+        await email.began(before + 20)
 
 
 async def test_one_job_probes_with_one_permit_across_two_workers(real: Place) -> None:

@@ -64,6 +64,12 @@ async def test_the_metrics_of_the_contract(embedded: Place) -> None:
         assert found[f'{attempts}{{error_code="",job_type="email",outcome="deferred"}}'] == 1
         assert found['selfheal_job_duration_seconds_count{job_type="email"}'] == 8
         assert found['selfheal_job_queue_seconds_count{job_type="email"}'] == 8
+        at = 'messaging_destination_name="jobs:email{}",messaging_operation_name="{}",messaging_system="selfheal"'
+        sent = f'messaging_client_sent_messages_total{{error_type="",{at.format("", "publish")}}}'
+        taken = at.format(":jobs.main.email", "process")
+        assert api_found[sent] == 8
+        assert found[f"messaging_client_consumed_messages_total{{{taken}}}"] == 10  # two came again
+        assert found[f"messaging_process_duration_seconds_count{{{taken}}}"] == 8
         await stage.api.jobs.cancel(cancelled)
         await stage.reaches(cancelled, JobState.CANCELLED)
         go.set()

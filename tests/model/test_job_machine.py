@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
@@ -19,7 +18,6 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from jobkit.adapters.sql import schema
 from jobkit.adapters.sql.engine import Database
 from jobkit.adapters.sql.tables import jobs
 from jobkit.domain.errors import Precondition
@@ -28,6 +26,7 @@ from jobkit.domain.job import TRANSITIONS, ClaimedJob, JobState, QuarantineReaso
 from jobkit.domain.retry import Cancel, Complete, Decision, Forget, Isolate, Postpone, Release, Retry
 from jobkit.ports import Held, Lease, Miss
 from tests.contract.store_contract import LEASE, OTHER_SESSION, SESSION, TIMED_OUT, Store, new_id
+from tests.model.timeless import migrated, without_fsync
 
 R = TypeVar("R")
 TYPES = ("email", "sms")
@@ -43,20 +42,6 @@ DECISIONS: list[Decision] = [
     Cancel(),
     Forget(),
 ]
-
-
-@cache
-def _migrated() -> bytes:
-    """An empty database at our version, made once and copied for every example."""
-
-    async def make(path: Path) -> bytes:
-        database = Database(f"sqlite:///{path}")
-        await schema.migrate(database)
-        await database.close()
-        return path.read_bytes()
-
-    with tempfile.TemporaryDirectory(prefix="selfheal-model-") as folder:
-        return asyncio.run(make(Path(folder) / "empty.db"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +62,9 @@ class JobMachine(RuleBasedStateMachine):
         self._runner = asyncio.Runner()
         self._folder = tempfile.TemporaryDirectory(prefix="selfheal-model-")
         path = Path(self._folder.name) / "jobs.db"
-        path.write_bytes(_migrated())
+        path.write_bytes(migrated())
         database = Database(f"sqlite:///{path}")
-        # The machine crashes workers, not computers: nothing is lost without the fsyncs but time.
-        sa.event.listen(
-            database._writer.sync_engine, "connect", lambda c, _: c.execute("PRAGMA synchronous=OFF")
-        )
+        without_fsync(database)
         self.store = Store(database)
         self.run(self.store.types.ensure(TYPES, 10))
         self.accepted: set[UUID] = set()
@@ -119,7 +101,7 @@ class JobMachine(RuleBasedStateMachine):
     def cancel(self, job_id: UUID) -> None:
         state = JobState(self.row(job_id).state)
         try:
-            job = self.run(self.store.steering.cancel(job_id))
+            job, _ = self.run(self.store.steering.cancel(job_id))
         except Precondition:
             assert state in (JobState.SUCCEEDED, JobState.DISCARDED)
         else:
@@ -141,7 +123,7 @@ class JobMachine(RuleBasedStateMachine):
     def discard(self, job_id: UUID) -> None:
         read = self.run(self.store.get(job_id))
         try:
-            job = self.run(self.store.steering.discard(job_id))
+            job, _ = self.run(self.store.steering.discard(job_id))
         except Precondition:
             assert read.quarantine is None
         else:

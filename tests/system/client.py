@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from selfheal.jobs.v1.job_service_pb2_grpc import JobServiceAsyncStub
 
 T = TypeVar("T")
-PATIENCE = 25.0
+PATIENCE = 60.0
 
 SUCCEEDED = job_pb2.JOB_STATE_SUCCEEDED
 QUARANTINED = job_pb2.JOB_STATE_QUARANTINED

@@ -24,8 +24,8 @@ from tests.servers import free_port, wait_for
 
 SELFHEAL = str(Path(sys.executable).with_name("selfheal"))
 HANDLERS = Path(__file__).with_name("trial_handlers.py")
-READY_SECONDS = 30.0
-STOP_SECONDS = 20.0
+READY_SECONDS = 90.0
+STOP_SECONDS = 60.0
 COMPONENTS = ("controlplane", "jobapi", "worker")
 
 # Healing in seconds instead of minutes.
@@ -35,11 +35,13 @@ BRISK = {
     "RETRY_DELAY_MS": "250",
     "MAX_RETRY_DELAY_MS": "1000",
     "SHUTDOWN_GRACE": "3",
+    # Many fleets share the one server of a test run.
+    "DATABASE_CONNECTIONS": "6",
 }
 # What the shell that runs the tests may have set, and what must not reach a started process.
 _OURS = re.compile(
-    "(SELFHEAL|JOBAPI|WORKER|CONTROLPLANE|FAILURE|MAX|RETRY|SIMULATE|SMTP|WEBHOOK|OTEL)_.*|SIMULATE|PORT|BIND"
-    "|(DATABASE|RABBITMQ|REDIS)_URL|LOG_(LEVEL|FORMAT)|JOB_LEASE|COOLDOWN_PERIOD|ALLOW_INSECURE"
+    "(SELFHEAL|DATABASE|JOBAPI|WORKER|CONTROLPLANE|STREAM|FAILURE|MAX|RETRY|SIMULATE|SMTP|WEBHOOK|OTEL)_.*"
+    "|SIMULATE|PORT|BIND|(RABBITMQ|REDIS)_URL|LOG_(LEVEL|FORMAT)|JOB_LEASE|COOLDOWN_PERIOD|ALLOW_INSECURE"
 )
 
 
@@ -71,7 +73,8 @@ class Ports:
 
     @property
     def environ(self) -> dict[str, str]:
-        return {f"{name}_PORT": str(port) for name, port in self.numbers.items()}
+        ports = {f"{name}_PORT": str(port) for name, port in self.numbers.items()}
+        return {**ports, "CONTROLPLANE_ADDR": self.grpc("controlplane")}
 
     def http(self, component: str) -> str:
         """The root of a component's HTTP address, without a slash."""
@@ -95,7 +98,7 @@ class Program:
         self.arguments = list(arguments)
         self.environ = dict(environ)
         self.directory = directory
-        self._log = directory / f"{arguments[0]}-{time.monotonic_ns()}.log"
+        self._log = directory / f"{Path(arguments[0]).name}-{time.monotonic_ns()}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
@@ -209,7 +212,8 @@ class Fleet:
 
     def spawn(self, *arguments: str, ports: Ports | None = None, **environ: str) -> Program:
         """One process of this fleet, not waited for; stopped with the fleet."""
-        values = {**self.environ, **(ports or self.ports).environ, **environ}
+        control = {"CONTROLPLANE_ADDR": self.ports.grpc("controlplane")}
+        values = {**self.environ, **(ports or self.ports).environ, **control, **environ}
         program = Program(arguments, values, self.directory).start()
         self.programs.append(program)
         return program

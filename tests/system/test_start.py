@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tests.system.client import Client, eventually
-from tests.system.fleet import COMPONENTS, SELFHEAL, Fleet, clean_environ
+from tests.system.fleet import COMPONENTS, SELFHEAL, Fleet, Program, clean_environ
 
 SERVICES = {
     "jobapi": ["selfheal.jobs.v1.JobService"],
@@ -95,6 +95,17 @@ def test_a_database_that_is_away_ends_dev_and_migrate_with_a_message(tmp_path: P
         assert code == 1
         assert "database is unavailable" in lines[-1]
         assert "secret" not in "".join(lines)
+
+
+@pytest.mark.postgres
+def test_a_production_image_migrates_without_a_word_about_listening(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    program = Program(
+        ["migrate"], {"DATABASE_URL": postgres_url, "SELFHEAL_ENV": "production", "BIND": "0.0.0.0"}, tmp_path
+    ).start()
+    assert program.await_end() == 0
+    assert program.log.startswith("the schema is at")
 
 
 @pytest.fixture

@@ -191,8 +191,16 @@ async def test_health_names_every_dependency(client: Client) -> None:
     for component, name in names.items():
         for path in ("health", "health/ready", "health/readiness", "readiness"):
             up = {"status": "up"}
-            expected = {"status": "ok", "info": {name: up, "database": up, "rabbitmq": up, "redis": up}}
-            assert await client.get(f"{component}/{path}") == expected
+            info = {name: up, "database": up, "rabbitmq": up, "redis": up}
+            if component == "worker":
+                info["controlPlane"] = up
+            answer = await client.get(f"{component}/{path}")
+            for _ in range(100):  # the worker's stream may be on its way
+                if answer["info"] == info:
+                    break
+                await asyncio.sleep(0.1)
+                answer = await client.get(f"{component}/{path}")
+            assert answer == {"status": "ok", "info": info}
         assert (await client.get(f"{component}/health/live"))["status"] == "ok"
 
 
@@ -210,7 +218,7 @@ async def test_operators_read_the_outage_in_two_redis_keys(server_fleet: Fleet) 
             assert abs(record["openedAt"] / 1000 - store.time()[0]) < 30
             counter = f"failure:{job_type}:API_TIMEOUT"
             assert int(store.get(counter)) >= 5
-            assert 0 < store.ttl(counter) <= 60
+            assert 0 < store.ttl(counter) <= 62  # the window, and one of the slices that it is counted in
 
             await heal(client, job_type, failing)
 

@@ -1,6 +1,8 @@
-"""JobService and BreakerService in memory, over a real socket: what clients and the CLI are tested against.
+"""JobService, BreakerService and QuarantineService in memory, over a real socket: what clients and the CLI are tested
+against.
 
-A job of type `slow` never settles, one of type `broken` ends in quarantine, any other succeeds when waited for.
+A job of type `slow` never settles, one of type `steps` takes a step with each look at it, one of type `broken`, or
+with `simulate` in its payload, ends in quarantine, any other succeeds when waited for.
 """
 
 from __future__ import annotations
@@ -11,15 +13,19 @@ import uuid
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TypeVar
 
 import grpc
 from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
-from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
-from selfheal.control.v1 import breaker_pb2, breaker_service_pb2, breaker_service_pb2_grpc
+from selfheal.control.v1 import (
+    breaker_pb2,
+    breaker_policy_pb2,
+    breaker_service_pb2_grpc,
+    incident_pb2,
+    quarantine_service_pb2_grpc,
+)
 from selfheal.jobs.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
 
 from jobkit.domain.errors import (
@@ -32,15 +38,16 @@ from jobkit.domain.errors import (
     Unavailable,
 )
 from jobkit.rpc.status import to_status
+from tests.unit.fake_breakers import FakeBreakerService, now
+from tests.unit.fake_quarantine import FakeQuarantineService
 
 M = TypeVar("M", bound=Message)
 
 FINISHED = {job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_CANCELLED, job_pb2.JOB_STATE_DISCARDED}
-BOTH_SERVICES = ("selfheal.jobs.v1.JobService", "selfheal.control.v1.BreakerService")
 
 
 class Memory:
-    """What both services know. `failures` are raised one call after another before anything is done; with
+    """What the services know. `failures` are raised one call after another before anything is done; with
     `lose_answers` the next calls do their work and then fail with UNAVAILABLE, as when a connection breaks."""
 
     def __init__(self) -> None:
@@ -48,7 +55,10 @@ class Memory:
         self.breakers = {
             "email": breaker_pb2.Breaker(breaker="email", state=breaker_pb2.BREAKER_STATE_CLOSED)
         }
+        self.policies: dict[str, breaker_policy_pb2.BreakerPolicy] = {}
         self.failures: deque[SelfhealError | grpc.StatusCode] = deque()
+        self.history: list[breaker_pb2.BreakerTransition] = []
+        self.incidents: list[incident_pb2.Incident] = []
         self.lose_answers = 0
         self.requests: list[Message] = []
         self.metadata: list[dict[str, str | bytes]] = []
@@ -110,12 +120,6 @@ class Memory:
         return job, False
 
 
-def now() -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(datetime.now(UTC))
-    return stamp
-
-
 def quarantine(job: job_pb2.Job, reason: job_pb2.QuarantineReason.ValueType) -> None:
     job.state = job_pb2.JOB_STATE_QUARANTINED
     job.quarantine.reason = reason
@@ -126,10 +130,14 @@ def settle(job: job_pb2.Job) -> None:
     """What a worker would have done by now."""
     if job.job_type == "slow" or job.state in FINISHED or job.HasField("quarantine"):
         return
+    if job.job_type == "steps" and job.progress.processed < 2:
+        job.state = job_pb2.JOB_STATE_RUNNING
+        job.progress.processed, job.progress.total = job.progress.processed + 1, 2
+        return
     job.attempts, job.deliveries = job.attempts + 1, job.deliveries + 1
     attempt = job.attempt_history.add(delivery=job.deliveries, worker_id="worker-1", start_time=now())
     attempt.finish_time.CopyFrom(now())
-    if job.job_type == "broken":
+    if job.job_type == "broken" or "simulate" in job.payload:
         attempt.error.CopyFrom(
             job_pb2.JobError(code="API_TIMEOUT", message="no answer\x1b[31m", retryable=True)
         )
@@ -241,68 +249,8 @@ class FakeJobService(job_service_pb2_grpc.JobServiceServicer):
         return self.memory.serve(context, request, work)
 
 
-class FakeBreakerService(breaker_service_pb2_grpc.BreakerServiceServicer):
-    def __init__(self, memory: Memory) -> None:
-        self.memory = memory
-
-    def ListBreakers(self, request, context):
-        """One breaker a page, so that every caller must follow the pages."""
-
-        def work():
-            names = sorted(self.memory.breakers)
-            at = int(request.page_token or 0)
-            token = str(at + 1) if at + 1 < len(names) else ""
-            breakers = [self.memory.breakers[name] for name in names[at : at + 1]]
-            return breaker_service_pb2.ListBreakersResponse(breakers=breakers, next_page_token=token)
-
-        return self.memory.serve(context, request, work)
-
-    def GetBreaker(self, request, context):
-        def work():
-            return breaker_service_pb2.GetBreakerResponse(breaker=self.memory.breaker(request.breaker))
-
-        return self.memory.serve(context, request, work)
-
-    def ResetBreaker(self, request, context):
-        def work():
-            breaker = self._move(request, breaker_pb2.BREAKER_STATE_CLOSED)
-            return breaker_service_pb2.ResetBreakerResponse(breaker=breaker)
-
-        return self.memory.serve(context, request, work)
-
-    def OpenBreaker(self, request, context):
-        def work():
-            breaker = self._move(request, breaker_pb2.BREAKER_STATE_OPEN, forced=True)
-            breaker.open_time.CopyFrom(now())
-            return breaker_service_pb2.OpenBreakerResponse(breaker=breaker)
-
-        return self.memory.serve(context, request, work)
-
-    def CloseBreaker(self, request, context):
-        def work():
-            breaker = self._move(request, breaker_pb2.BREAKER_STATE_CLOSED, forced=True)
-            return breaker_service_pb2.CloseBreakerResponse(breaker=breaker)
-
-        return self.memory.serve(context, request, work)
-
-    def _move(self, request, to, *, forced=False):
-        breaker = self.memory.breaker(request.breaker)
-        breaker.transitions.add(
-            from_state=breaker.state,
-            to_state=to,
-            generation=breaker.generation + 1,
-            transition_time=now(),
-            cause=breaker_pb2.TRANSITION_CAUSE_OPERATOR,
-            actor=request.actor or "anonymous",
-            reason=request.reason,
-        )
-        breaker.generation += 1
-        breaker.state, breaker.forced = to, forced
-        return breaker
-
-
 class FakeServer:
-    """Both services on one port. A `port` of 0 takes a free one."""
+    """All services on one port. A `port` of 0 takes a free one."""
 
     def __init__(self, port: int = 0) -> None:
         self.memory = Memory()
@@ -311,7 +259,9 @@ class FakeServer:
         breaker_service_pb2_grpc.add_BreakerServiceServicer_to_server(
             FakeBreakerService(self.memory), self._server
         )
-        reflection.enable_server_reflection((*BOTH_SERVICES, reflection.SERVICE_NAME), self._server)
+        quarantine_service_pb2_grpc.add_QuarantineServiceServicer_to_server(
+            FakeQuarantineService(self.memory), self._server
+        )
         self.target = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
 
     def __enter__(self) -> FakeServer:

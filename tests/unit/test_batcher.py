@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from jobkit.runtime.batcher import Batcher
+from jobkit.runtime.batcher import Batcher, Rhythm
 
 
 class Work:
@@ -63,18 +63,91 @@ async def test_a_batch_forms_while_the_one_before_it_is_in_flight(work: Work) ->
     assert work.batches == [[0], [1, 2, 3]]
 
 
-async def test_as_many_batches_are_in_flight_as_there_are_lanes(work: Work) -> None:
-    batcher: Batcher[int, int] = Batcher(work, lanes=2)
+async def test_as_many_full_batches_are_in_flight_as_there_are_lanes(work: Work) -> None:
+    batcher: Batcher[int, int] = Batcher(work, max_items=2, lanes=2)
     first = await blocked(work, batcher)
-    second = batcher.add(1)
-    await asyncio.sleep(0)
-    third = batcher.add(2)
+    rest = [batcher.add(n) for n in (1, 2, 3, 4)]
     for _ in range(3):
         await asyncio.sleep(0)
-    assert work.batches == [[0], [1]]
-    assert batcher.pending == 1
+    assert work.batches == [[0], [1, 2]]
+    assert batcher.pending == 2
+    work.go.set()
+    assert await asyncio.gather(first, *rest) == [0, 2, 4, 6, 8]
+
+
+async def test_a_batch_that_is_not_full_waits_for_the_one_in_flight(work: Work) -> None:
+    batcher: Batcher[int, int] = Batcher(work, max_items=2, lanes=2, rhythm=Rhythm(late=60))
+    first = await blocked(work, batcher)
+    second = batcher.add(1)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert work.batches == [[0]]
+    third = batcher.add(2)
+    for _ in range(2):
+        await asyncio.sleep(0)
+    assert work.batches == [[0], [1, 2]]
     work.go.set()
     assert await asyncio.gather(first, second, third) == [0, 2, 4]
+
+
+async def test_what_fills_a_batch_by_its_bytes_goes_beside_the_one_in_flight(work: Work) -> None:
+    batcher: Batcher[int, int] = Batcher(
+        work, max_bytes=10, size=lambda n: n, lanes=2, rhythm=Rhythm(late=60)
+    )
+    await blocked(work, batcher)
+    large = batcher.add(12)
+    for _ in range(2):
+        await asyncio.sleep(0)
+    assert work.batches == [[0], [12]]
+    work.go.set()
+    assert await large == 24
+
+
+async def test_a_late_batch_holds_nobody_up(work: Work) -> None:
+    batcher: Batcher[int, int] = Batcher(work, lanes=2, rhythm=Rhythm(late=0.001))
+    first = await blocked(work, batcher)
+    work.began.clear()
+    second = batcher.add(1)
+    await work.began.wait()  # although the first is still in flight
+    assert work.batches == [[0], [1]]
+    work.go.set()
+    assert await asyncio.gather(first, second) == [0, 2]
+
+
+async def test_batches_of_callers_that_overlap_begin_apart(work: Work) -> None:
+    batcher: Batcher[int, int] = Batcher(work, rhythm=Rhythm(apart=60))
+    first = await blocked(work, batcher)
+    second = batcher.add(1)
+    work.go.set()
+    await first
+    for n in (2, 3):
+        await asyncio.sleep(0)
+        batcher.add(n)
+    assert work.batches == [[0]]  # the next one waits for more
+    assert not second.done()
+
+
+async def test_a_full_batch_does_not_wait_to_begin_apart(work: Work) -> None:
+    batcher: Batcher[int, int] = Batcher(work, rhythm=Rhythm(apart=60), max_items=2)
+    first = await blocked(work, batcher)
+    rest = [batcher.add(n) for n in (1, 2)]
+    work.go.set()
+    assert await asyncio.gather(first, *rest) == [0, 2, 4]
+
+
+async def test_a_lone_caller_waits_for_nobody_however_often_it_comes(work: Work) -> None:
+    batcher: Batcher[int, int] = Batcher(work, rhythm=Rhythm(apart=60))
+    assert [await batcher.do(n) for n in (1, 2, 3)] == [2, 4, 6]
+    assert work.batches == [[1], [2], [3]]
+
+
+async def test_what_waited_to_begin_apart_begins_in_time(work: Work) -> None:
+    batcher: Batcher[int, int] = Batcher(work, rhythm=Rhythm(apart=0.01))
+    first = await blocked(work, batcher)
+    rest = [batcher.add(n) for n in (1, 2)]
+    work.go.set()
+    assert await asyncio.gather(first, *rest) == [0, 2, 4]
+    assert work.batches == [[0], [1, 2]]
 
 
 async def test_a_batch_is_bounded_by_items(work: Work) -> None:

@@ -8,12 +8,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobkit.adapters.redis import codec
-from jobkit.domain.breaker import BreakerRecord, BreakerState, Cause, Transition
+from jobkit.domain.breaker import BreakerRecord, BreakerState, Cause, Proof, Transition
 
 MS = st.integers(0, 2**53 - 1)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 STATES = st.sampled_from(BreakerState)
-MOVES = st.builds(Transition, STATES, STATES, MS, MS, st.sampled_from(Cause), TEXT, TEXT, TEXT)
+COUNTS = st.dictionaries(TEXT, MS, max_size=3)
+PROOFS = st.builds(
+    Proof,
+    failures=COUNTS,
+    distinct_jobs=COUNTS,
+    sample=MS,
+    workers=st.lists(TEXT, max_size=3).map(tuple),
+    jobs=st.lists(st.uuids(), max_size=3).map(tuple),
+    traces=st.lists(TEXT, max_size=3).map(tuple),
+)
+MOVES = st.builds(
+    Transition,
+    from_state=STATES,
+    to_state=STATES,
+    generation=MS,
+    at=MS,
+    cause=st.sampled_from(Cause),
+    actor=TEXT,
+    reason=TEXT,
+    error_code=TEXT,
+    scope=TEXT,
+    proof=st.none() | PROOFS,
+)
 RECORDS = st.builds(
     BreakerRecord,
     name=st.just("x"),

@@ -17,7 +17,9 @@ from jobkit.domain.breaker import (
     BreakerPolicy,
     BreakerRecord,
     BreakerState,
+    Eject,
     Evidence,
+    Outcome,
     Wait,
 )
 from jobkit.domain.tripping import (
@@ -109,18 +111,40 @@ class Breaker(RuleBasedStateMachine):
     def report(self, worker: int, outcomes: list[tuple[int, str]], fraction: float) -> None:
         before = self.record
         evidence = Evidence(
-            self.known[worker].generation, tuple((UUID(int=job), code) for job, code in outcomes)
+            self.known[worker].generation,
+            tuple(Outcome(UUID(int=job), code, NAME) for job, code in outcomes),
+            str(worker),
         )
         window = now(self.store.report(NAME, evidence, POLICY.outcomes_needed, POLICY.failure_window))
         assert window.record == before
         assert all(window.distinct_jobs[code] <= count for code, count in window.failures.items())
         assert len(window.recent) <= POLICY.outcomes_needed
-        decision = decide_evidence(POLICY, window, fraction)
+        decision = decide_evidence(POLICY, window, fraction, str(worker))
+        if isinstance(decision, Eject):
+            assert window.workers > 1, "one worker alone is the fleet"
+            out = now(self.store.eject(NAME, window.record.generation, str(worker), decision.limit, LEASE))
+            assert len(self.ejected) <= window.workers // 2 or not out, "more than half are out"
+            return
         if isinstance(decision, Wait):
             assert 0 < decision.ms <= POLICY.flush_interval
         if self.swap(window.record, decision, by_evidence=True):
             assert before.state is BreakerState.CLOSED
             assert max(window.distinct_jobs.values()) >= POLICY.failure_threshold
+            proof = self.record.transitions[-1].proof
+            assert proof is not None
+            assert 0 < len(proof.workers) <= 5
+            assert 0 < len(proof.jobs) <= 5
+
+    @property
+    def ejected(self) -> set[str]:
+        return set(now(self.store.window(NAME, 1, POLICY.failure_window)).ejected)
+
+    @rule(worker=WORKERS)
+    def readmit(self, worker: int) -> None:
+        now(self.store.readmit(NAME, str(worker)))
+        window = now(self.store.window(NAME, 50, POLICY.failure_window))
+        assert str(worker) not in window.ejected
+        assert all(seen.worker != str(worker) for seen in window.seen)
 
     @rule(worker=WORKERS, ms=st.integers(-100, 2_000))
     def retry_later(self, worker: int, ms: int) -> None:

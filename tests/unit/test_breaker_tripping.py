@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import random
-from collections import deque
-from collections.abc import Callable
 from dataclasses import replace
+from uuid import UUID
 
 import pytest
 
 from jobkit.domain.breaker import (
     JOBS_KEPT,
+    SLOW_CALL,
     TRANSITIONS_KEPT,
-    BreakerPolicy,
     BreakerRecord,
     BreakerState,
     Cause,
+    Mode,
+    Outcome,
+    Proof,
+    Seen,
     Transition,
     Wait,
     Window,
@@ -31,28 +33,7 @@ from jobkit.domain.tripping import (
     open_by_hand,
     reset,
 )
-
-NOW = 1_700_000_000_000
-POLICY = BreakerPolicy()
-CLOSED = BreakerRecord("email", generation=7)
-OPEN = BreakerRecord(
-    "email", BreakerState.OPEN, generation=7, opened_at=NOW - 60_000, open_until=NOW, error_code="A"
-)
-HALF_OPEN = replace(OPEN, state=BreakerState.HALF_OPEN)
-FORCED = replace(CLOSED, forced=True)
-
-
-def window(recent: str, jobs: int | None = None, age: int = 1_000, record: BreakerRecord = CLOSED) -> Window:
-    """`recent` is the last outcomes, newest first: "." a success, a letter a failure with that code."""
-    codes = sorted(set(recent) - {"."})
-    return Window(
-        now=NOW,
-        record=record,
-        distinct_jobs={code: recent.count(code) if jobs is None else jobs for code in codes},
-        failures={code: recent.count(code) for code in codes},
-        recent=tuple("" if outcome == "." else outcome for outcome in recent),
-        first_failure_at=NOW - age if codes else None,
-    )
+from tests.unit.breaker_kit import CLOSED, FORCED, HALF_OPEN, NOW, OPEN, POLICY, seen_of, window
 
 
 class TestEvidence:
@@ -61,15 +42,20 @@ class TestEvidence:
         [
             (window(""), False),
             (window("AAAA"), False),  # below the threshold
-            (window("AAAAA"), True),
-            (window("AAAAA....."), True),  # just half
-            (window("AAAAA......"), False),
+            (window("AAAAA"), True),  # nothing has succeeded
+            (window("AAAAA....."), False),  # half of too few
+            (window("AAAAA."), False),
+            (window("AAAAAAA."), False),
+            (window("AAAAAAAA."), True),  # but eight of nine are convincing
+            (window("A.A.A.A.A.A.A.A.A.A.A.A.A.A.A.A.A.A.A.A.A.A.A.A.A.A."), True),  # half of many
             (window("AAAABBBB"), False),  # no code is on enough jobs
             (window("AAAAABBBBB"), True),
-            (window("AAAAABBBBBB."), True),  # B
+            (window("AAAAABBBBBB"), True),  # B
             (window("AAAAABBBBBCCCCC"), False),  # no code is half
             (window("AAAAAAAA", jobs=4), False),  # one job that fails over and over
-            (window("AAAAA" + "." * 45, jobs=400), False),
+            (window("A" * 30, jobs=5), True),  # all jobs that there are
+            (window("A.A.A.A.A." * 5, jobs=5), False),  # few jobs often, while others succeed
+            (window("AAAAA" + "." * 45), False),
             (window("A." * 25), True),
             (window("A." * 24 + ".."), False),
             (window("A." * 25 + "." * 900), True),  # only the sample counts
@@ -79,17 +65,29 @@ class TestEvidence:
             (window("A" * 9 + "B" + "." * 40), False),
             (window("." + "A" * 10 + "." * 39), False),  # it has ended
             (window("A" * 10 + "." * 40, jobs=4), False),
+            (window("A" * 10 + "A...." * 8), False),  # bad luck, at this noise
+            (window("A" * 14 + "A...." * 8), True),  # beyond bad luck
         ],
     )
     def test_opens_on_enough_jobs_and_a_large_share_or_a_streak(self, seen: Window, opens: bool) -> None:
         assert isinstance(decide_evidence(POLICY, seen, 0.5), BreakerRecord) is opens
 
     def test_an_opened_breaker_says_since_when_until_when_and_why(self) -> None:
-        opened = decide_evidence(POLICY, window("AAAAA."), 0.5)
+        seen = window("AAAAAAAA.")
+        opened = decide_evidence(POLICY, seen, 0.5)
         until = NOW + POLICY.cooldown
-        reason = "5 of the last 6 attempts failed with A"
+        reason = "8 of the last 9 attempts failed with A"
+        jobs = tuple(UUID(int=number) for number in range(5))
+        traces = tuple(f"trace-{number}" for number in range(5))
         move = Transition(
-            BreakerState.CLOSED, BreakerState.OPEN, NOW, NOW, Cause.EVIDENCE, "", reason, error_code="A"
+            BreakerState.CLOSED,
+            BreakerState.OPEN,
+            NOW,
+            NOW,
+            Cause.EVIDENCE,
+            reason=reason,
+            error_code="A",
+            proof=Proof(seen.failures, seen.distinct_jobs, 9, ("x",), jobs, traces, NOW - 1_000),
         )
         assert opened == BreakerRecord(
             "email", BreakerState.OPEN, NOW, NOW, until, error_code="A", transitions=(move,)
@@ -110,6 +108,11 @@ class TestEvidence:
     def test_only_a_closed_breaker_heeds_it(self, record: BreakerRecord) -> None:
         assert decide_evidence(POLICY, window("A" * 10, record=record), 0.5) is None
 
+    def test_a_disabled_one_decides_nothing_and_a_shadow_does(self) -> None:
+        assert decide_evidence(replace(POLICY, mode=Mode.DISABLED), window("A" * 10), 0.5) is None
+        opened = decide_evidence(replace(POLICY, mode=Mode.SHADOW), window("A" * 10), 0.5)
+        assert isinstance(opened, BreakerRecord)
+
     def test_it_counts_again_when_the_forced_time_is_over(self) -> None:
         seen = window("A" * 10, record=replace(FORCED, open_until=NOW))
         opened = decide_evidence(POLICY, seen, 0.5)
@@ -126,47 +129,55 @@ class TestEvidence:
         assert replace(POLICY, failure_sample=3).outcomes_needed == 10
 
 
-class TestSimulation:
-    """A hundred thousand attempts, decided after each one. The draws are seeded, for the rule bounds chance and
-    does not abolish it: at a rate of 0.2, all with one code, 25 failures among the last 50 come about once in a
-    million attempts, and half of the first dozen or so fail in 4 % of all runs (0.1 % with three codes)."""
+class TestSlowCalls:
+    POLICY = replace(
+        POLICY, slow_call_duration=500, slow_call_rate=0.8, ignored_error_codes=frozenset({"NO"})
+    )
 
-    @staticmethod
-    def attempts_until_open(outcome: Callable[[int], str], attempts: int) -> int | None:
-        recent: deque[str] = deque(maxlen=POLICY.outcomes_needed)
-        jobs: dict[str, int] = {}
-        for attempt in range(attempts):
-            code = outcome(attempt)
-            recent.appendleft(code)
-            if code:
-                jobs[code] = jobs.get(code, 0) + 1
-            seen = Window(NOW, CLOSED, jobs, jobs, tuple(recent), NOW - 60_000)
-            if decide_evidence(POLICY, seen, 0.5) is not None:
-                return attempt
-        return None
+    @pytest.mark.parametrize(
+        ("code", "took", "counts_as"),
+        [
+            ("", 499, ""),
+            ("", 500, SLOW_CALL),
+            ("A", 500, "A"),
+            ("NO", 1, None),
+            ("NO", 900, None),
+            ("A", 1, "A"),
+        ],
+    )
+    def test_what_an_attempt_counts_as(self, code: str, took: int, counts_as: str | None) -> None:
+        judged = self.POLICY.judge(Outcome(UUID(int=1), code, took=took))
+        assert (None if judged.ignored else judged.code) == counts_as
+        assert judged.own_code == code
 
-    def test_a_fifth_of_random_errors_opens_nothing(self) -> None:
-        draw = random.Random(20)
-        assert self.attempts_until_open(lambda _: "A" if draw.random() < 0.2 else "", 100_000) is None
+    def test_off_by_default(self) -> None:
+        assert POLICY.judge(Outcome(UUID(int=1), "", took=10**9)).code == ""
 
-    def test_a_fifth_of_mixed_errors_opens_nothing(self) -> None:
-        draw = random.Random(20)
-        assert self.attempts_until_open(lambda _: draw.choice("ABC") * (draw.random() < 0.2), 100_000) is None
+    @pytest.mark.parametrize("took", [499, 500, None])
+    @pytest.mark.parametrize("code", ["", "A", "NO", SLOW_CALL])
+    def test_it_does_not_matter_what_another_policy_made_of_it(self, code: str, took: int | None) -> None:
+        """Not even of a failure whose own code is that of slow calls."""
+        attempt = Outcome(UUID(int=1), code, took=took)
+        other = replace(POLICY, slow_call_duration=100, ignored_error_codes=frozenset({"A"}))
+        assert self.POLICY.judge(self.POLICY.judge(attempt)) == self.POLICY.judge(attempt)
+        if took is not None:
+            assert self.POLICY.judge(other.judge(attempt)) == self.POLICY.judge(attempt)
 
-    def test_a_busy_healthy_type_opens_after_ten_failures(self) -> None:
-        opened = self.attempts_until_open(lambda attempt: "A" if attempt >= 1_000 else "", 2_000)
-        assert opened == 1_009
+    def test_what_was_slow_for_an_unknown_time_stays_so_where_slow_calls_count(self) -> None:
+        slow = Outcome(UUID(int=1), SLOW_CALL, slow=True)
+        assert self.POLICY.judge(slow) == slow
+        assert not POLICY.judge(slow).failed
 
-    def test_a_busy_type_that_half_fails_opens_within_a_sample_or_so(self) -> None:
-        draw = random.Random(20)
-        opened = self.attempts_until_open(
-            lambda attempt: "A" if attempt >= 1_000 and draw.random() < 0.7 else "", 2_000
+    @pytest.mark.parametrize(("slow", "opens"), [(39, False), (40, True)])
+    def test_they_have_a_rate_of_their_own(self, slow: int, opens: bool) -> None:
+        seen = tuple(replace(s, code=SLOW_CALL if s.code else "") for s in seen_of("A...." * 10))
+        order = sorted(seen, key=lambda s: not s.code)
+        seen = tuple(
+            Seen(SLOW_CALL, "x", "email", UUID(int=n)) if n % 50 < slow else order[-1] for n in range(50)
         )
-        assert opened is not None
-        assert opened < 1_080
-
-    def test_a_quiet_type_opens_at_the_threshold(self) -> None:
-        assert self.attempts_until_open(lambda _: "A", 100) == POLICY.failure_threshold - 1
+        counts = {SLOW_CALL: slow}
+        looked = Window(NOW, CLOSED, counts, counts, seen[::-1], NOW - 900, workers=1, sources=1)
+        assert isinstance(decide_evidence(self.POLICY, looked, 0.5), BreakerRecord) is opens
 
 
 class TestOpenUntil:

@@ -14,7 +14,6 @@ import grpc
 import pytest
 from selfheal.control.v1 import breaker_pb2
 
-from jobkit.cli import breaker as breaker_module
 from jobkit.cli import main as main_module
 from jobkit.cli.main import main
 from tests.unit.fake_server import FakeServer
@@ -131,6 +130,27 @@ def test_waiting_shows_the_end(selfheal: Callable[..., Ran]) -> None:
         {"sent": 1},
     )
     assert selfheal("job", "wait", ran.document["jobId"]).code == 0
+
+
+def test_a_job_is_watched_to_its_end(selfheal: Callable[..., Ran]) -> None:
+    def new(job_type: str) -> str:
+        return selfheal("job", "submit", job_type, "--json").document["jobId"]
+
+    ran = selfheal("job", "watch", new("steps"))
+    assert ran.code == 0
+    assert [line.strip() for line in ran.out.splitlines()] == [
+        "QUEUED",
+        "RUNNING 1 of 2",
+        "RUNNING 2 of 2",
+        "SUCCEEDED 2 of 2 (attempts 1)",
+    ]
+    told = [json.loads(line) for line in selfheal("job", "watch", new("steps"), "--json").out.splitlines()]
+    states = ["QUEUED", "RUNNING", "RUNNING", "SUCCEEDED"]
+    assert [job["state"] for job in told] == [f"JOB_STATE_{state}" for state in states]
+    failed = selfheal("job", "watch", new("broken"))
+    assert (failed.code, "QUARANTINED RETRIES_EXHAUSTED" in failed.out) == (1, True)
+    missing = selfheal("job", "watch", "nonsense")
+    assert (missing.code, "JOB_NOT_FOUND" in missing.err) == (1, True)
 
 
 def test_waiting_for_a_job_that_does_not_succeed_exits_with_1(selfheal: Callable[..., Ran]) -> None:
@@ -279,7 +299,55 @@ def test_a_person_is_asked_for_the_reason(
             return True
 
     monkeypatch.setattr("sys.stdin", Terminal("it works again\n"))
-    monkeypatch.setattr(breaker_module.getpass, "getuser", lambda: "grace")
+    monkeypatch.setattr("getpass.getuser", lambda: "grace")
     assert selfheal("breaker", "reset", "email").code == 0
     request = server.memory.requests[-1]
     assert (request.reason, request.actor) == ("it works again", "grace")
+
+
+def test_a_policy_is_set_shown_and_listed(selfheal: Callable[..., Ran], server: FakeServer) -> None:
+    set_ = [
+        "breaker",
+        "policy",
+        "set",
+        "mail.*",
+        "mode=shadow",
+        "cooldown=1m30s",
+        "failure_rate=0.7",
+        "probes=",
+    ]
+    ran = selfheal(
+        *set_, "ignored_error_codes=GONE,NO", "slow_call_duration=0", "--reason", "to see", "--etag", "3"
+    )
+    assert ran.code == 0, ran.err
+    request = server.memory.requests[-1]
+    assert (request.reason, request.policy.etag, request.validate_only) == ("to see", "3", False)
+    paths = ["mode", "cooldown", "failure_rate", "probes", "ignored_error_codes", "slow_call_duration"]
+    assert list(request.update_mask.paths) == paths
+    assert request.policy.cooldown.seconds == 90
+    assert request.policy.HasField("slow_call_duration")
+    assert not request.policy.HasField("probes")
+    for command in (["get", "mail.*"], ["list"]):
+        shown = selfheal("breaker", "policy", *command).out
+        for said in ("mode=SHADOW", "cooldown=90s", "failure_rate=0.7", "ignored_error_codes=GONE,NO"):
+            assert said in shown
+        assert selfheal("breaker", "policy", *command, "--json").document
+
+
+def test_a_policy_can_be_checked_only(selfheal: Callable[..., Ran], server: FakeServer) -> None:
+    assert selfheal("breaker", "policy", "set", "x", "probes=2", "--reason", "r", "--validate-only").code == 0
+    assert server.memory.policies == {}
+
+
+@pytest.mark.parametrize(
+    "setting", ["probes", "nonsense=1", "probes=many", "mode=LOUD", "cooldown=soon", "etag=1"]
+)
+def test_what_cannot_be_read_is_a_usage_error(
+    selfheal: Callable[..., Ran], server: FakeServer, setting: str
+) -> None:
+    assert selfheal("breaker", "policy", "set", "x", setting, "--reason", "r").code == 2
+    assert server.memory.requests == []
+
+
+def test_a_setting_is_given_once(selfheal: Callable[..., Ran]) -> None:
+    assert selfheal("breaker", "policy", "set", "x", "probes=1", "probes=2", "--reason", "r").code == 2

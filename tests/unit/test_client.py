@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 
 import grpc
@@ -29,18 +28,6 @@ from jobkit.client import (
 from jobkit.client import jobs as jobs_module
 from jobkit.domain import errors
 from tests.unit.fake_server import FakeServer
-
-
-@pytest.fixture
-def server() -> Iterator[FakeServer]:
-    with FakeServer() as running:
-        yield running
-
-
-@pytest.fixture
-async def client(server: FakeServer) -> AsyncIterator[JobClient]:
-    async with JobClient(server.target, timeout=5) as opened:
-        yield opened
 
 
 def away(seconds: float = 0.05) -> errors.Unavailable:

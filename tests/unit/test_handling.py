@@ -61,9 +61,12 @@ async def stream(job: JobContext) -> AsyncIterator[int]:
         (lambda: job_handler("a", attempt_timeout=0)(nothing), ValueError, "positive"),
         (lambda: job_handler("a", attempt_timeout=float("nan")), ValueError, "NaN"),
         (lambda: job_handler("a", attempt_timeout="30"), TypeError, "seconds"),  # type: ignore[arg-type]
-        (lambda: job_handler("a", depends_on=["x"]), TypeError, "depends_on"),  # type: ignore[call-arg]
-        (lambda: TransientError("A", dependency="x"), TypeError, "dependency"),  # type: ignore[call-arg]
-        (lambda: RetryLater(1, scope="dependency"), ValueError, "'job' or 'type'"),  # type: ignore[arg-type]
+        (lambda: job_handler("a", depends_on="x"), TypeError, "depends_on"),
+        (lambda: job_handler("a", depends_on=["@x"])(print), ValueError, "'@x'"),
+        (lambda: job_handler("a", depends_on=[7])(print), TypeError, "must be a string"),  # type: ignore[list-item]
+        (lambda: job_handler("a", depends_on=map(str, range(17)))(print), ValueError, "more than 16"),
+        (lambda: RetryLater(1, scope="all"), ValueError, "'job', 'type' or"),  # type: ignore[arg-type]
+        (lambda: RetryLater(1, dependency="x"), ValueError, "its scope is 'job'"),
         (lambda: RetryLater("1"), TypeError, "seconds"),  # type: ignore[arg-type]
     ],
 )

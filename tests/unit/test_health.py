@@ -95,6 +95,19 @@ async def test_draining_is_not_ready_whatever_the_dependencies_say(stage: Stage)
     assert stage.told == [True, False]
 
 
+async def test_the_log_has_what_lies_at_the_bottom_and_the_page_has_not(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage.database.error = RuntimeError("database is unavailable")
+    stage.database.error.__cause__ = OSError("no database 'jobs' on db.example")
+    with caplog.at_level(logging.INFO, "jobkit.runtime.health"):
+        await stage.health.check()
+    assert caplog.messages == [
+        "worker: database is down: database is unavailable (no database 'jobs' on db.example)"
+    ]
+    assert stage.health.info["database"] == "database is unavailable"
+
+
 async def test_ups_and_downs_are_logged_once_each(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "jobkit.runtime.health"):
         for error in (None, OSError("refused"), OSError("refused"), None, None):

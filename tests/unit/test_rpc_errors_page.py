@@ -21,11 +21,13 @@ BY_CODE = {
     "INVALID_ARGUMENT": lambda reason: errors.InvalidJob([], reason=reason),
     "NOT_FOUND": lambda reason: errors.NotFound(reason.removesuffix("_NOT_FOUND").lower(), "x"),
     "ALREADY_EXISTS": lambda reason: errors.AlreadyExists("", reason=reason),
+    "ABORTED": lambda reason: errors.Aborted("", reason=reason),
     "FAILED_PRECONDITION": lambda reason: (
         errors.SchemaMismatch("", "")
         if reason == "SCHEMA_MISMATCH"
         else errors.Precondition("", reason=reason)
     ),
+    "OUT_OF_RANGE": lambda reason: errors.OutOfRange("", reason=reason),
     "RESOURCE_EXHAUSTED": lambda reason: errors.Exhausted("", reason=reason, retry_after=SOON),
     "UNAVAILABLE": lambda reason: errors.Unavailable("", reason=reason, retry_after=SOON),
     "UNIMPLEMENTED": lambda reason: (

@@ -83,6 +83,16 @@ def test_a_bad_value_is_named_with_what_was_given(name: str, value: str) -> None
     assert found[0].startswith(f"{name}={value}: ")
 
 
+@pytest.mark.parametrize("kind", [Settings, *ALL])
+def test_what_is_not_built_is_refused_by_name_and_never_ignored(kind: type[Settings]) -> None:
+    unbuilt = {"AUTH_MODE": "api-key", "RATE_LIMIT_PER_MINUTE": "600", "LOG_LEVEL": "loud"}
+    auth, rate, level = problems(kind, {**DATABASE, **unbuilt})
+    assert auth == "AUTH_MODE=api-key: this release has no authentication"
+    assert rate == "RATE_LIMIT_PER_MINUTE=600: this release has no rate limit"
+    assert level.startswith("LOG_LEVEL=loud: ")
+    assert load(kind, {**DATABASE, "AUTH_MODE": "none", "RATE_LIMIT_PER_MINUTE": ""}).auth_mode == "none"
+
+
 def test_every_bad_value_is_told_at_once() -> None:
     bad = {"FAILURE_RATE": "2", "MAX_RETRIES": "x", "LOG_LEVEL": "loud", "WORKER_HTTP_PORT": "-1"}
     assert len(problems(WorkerSettings, bad)) == len(bad) + 1  # and the missing DATABASE_URL
@@ -95,7 +105,16 @@ CONTRADICTIONS = [
         "MAX_RETRY_DELAY_MS: must not be below RETRY_DELAY_MS",
     ),
     ({**PRODUCTION, "SIMULATE": "1"}, "SIMULATE: production runs real handlers only"),
+    ({**PRODUCTION, "GAME_DAY": "1"}, "GAME_DAY: nobody injects faults into production"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("environ", "on"),
+    [({}, True), ({"GAME_DAY": "0"}, False), (PRODUCTION, False), ({**PRODUCTION, "GAME_DAY": "0"}, False)],
+)
+def test_faults_may_be_injected_unless_it_is_production(environ: dict[str, str], on: bool) -> None:
+    assert load(WorkerSettings, {**DATABASE, **environ}).game_day_on is on
 
 
 @pytest.mark.parametrize(("environ", "said"), CONTRADICTIONS)
@@ -108,7 +127,7 @@ def test_contradictions_are_told_together_and_beside_bad_values() -> None:
     found = problems(WorkerSettings, {**environ, "BIND": "0.0.0.0", "FAILURE_RATE": "2"})
     assert {said for _, said in CONTRADICTIONS} < set(found)
     assert [problem.partition(":")[0] for problem in found[:2]] == ["FAILURE_RATE=2", "BIND=0.0.0.0"]
-    assert len(found) == 5
+    assert len(found) == len(CONTRADICTIONS) + 2
 
 
 def test_a_value_that_is_bad_by_itself_contradicts_nothing() -> None:

@@ -219,8 +219,10 @@ async def test_an_unforeseen_error_reaches_the_caller(door: Door) -> None:
 # -- on_open=REJECT --------------------------------------------------------------------------------------------
 
 
-async def hold(door: Door, until: int | None) -> None:
-    door.database.types["email"] = TypeInfo("email", 1, held=True, held_since=0, held_until=until)
+async def hold(door: Door, until: int | None, breaker: str = "email") -> None:
+    door.database.types["email"] = TypeInfo(
+        "email", 1, held=True, held_since=0, held_until=until, held_breaker=breaker
+    )
     await door.types.refresh()
 
 
@@ -238,6 +240,15 @@ async def test_reject_without_an_end_in_sight_advises_the_cooldown(door: Door) -
     with pytest.raises(Unavailable) as refused:
         await door.submitter.submit(new(on_open=OnOpen.REJECT))
     assert refused.value.retry_after.total_seconds() == 60
+
+
+@pytest.mark.parametrize("breaker", ["email", "@smtp"])
+async def test_reject_names_the_breaker_that_holds_the_type(door: Door, breaker: str) -> None:
+    await hold(door, None, breaker)
+    with pytest.raises(Unavailable) as refused:
+        await door.submitter.submit(new(on_open=OnOpen.REJECT))
+    assert refused.value.message == f"job type 'email' is held: breaker '{breaker}' is open"
+    assert refused.value.metadata == {"breaker": breaker, "jobType": "email"}
 
 
 async def test_reject_is_accepted_once_the_open_time_has_passed_because_it_is_the_probe(door: Door) -> None:

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 
@@ -31,13 +31,15 @@ SECRET_PREFIX = "whsec_"  # noqa: S105 - of a secret in the form that the standa
 @dataclass(frozen=True, slots=True)
 class WebhookSettings:
     """`secret` signs requests, as plain text or as `whsec_` and base64; without one they are not signed. `allow`
-    lists hosts, `host:port`s, addresses and networks that may be reached though they are not public."""
+    lists hosts, `host:port`s, addresses and networks that may be reached though they are not public. `retry_scope` is
+    whom a receiver's Retry-After speaks for: its own job, or the whole type where all go to one receiver."""
 
     secret: str = field(default="", repr=False)
     allow: tuple[str, ...] = ()
     timeout: timedelta = timedelta(seconds=30)
     connect_timeout: timedelta = timedelta(seconds=10)
     max_retry_after: timedelta = timedelta(hours=1)
+    retry_scope: Literal["job", "type"] = "job"
 
 
 class Webhook:
@@ -119,7 +121,8 @@ class Webhook:
             wait = retry_after(response.headers.get("Retry-After", ""), datetime.now(UTC))
             # "At once" asks for no wait: taken at its word, it would be retried for ever, at no attempt's cost.
             if wait is not None and wait > timedelta(0):
-                return RetryLater(min(wait, self._settings.max_retry_after), message=code)
+                wait = min(wait, self._settings.max_retry_after)
+                return RetryLater(wait, self._settings.retry_scope, message=code)
         return (TransientError if status == 429 or status >= 500 else Permanent)(code, message)
 
 

@@ -6,20 +6,15 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
-from uuid import UUID
+from itertools import islice
 from weakref import WeakSet
 
-from jobkit.domain.breaker import (
-    JOBS_KEPT,
-    MAX_CODES,
-    OTHER_CODE,
-    WINDOW_SLICES,
-    BreakerRecord,
-    BreakerState,
-    Evidence,
-    Window,
-)
+from jobkit.adapters import tape
+from jobkit.domain.attempts import FIRST, LOG_KEPT, Position, Raw
+from jobkit.domain.breaker import BreakerRecord, BreakerState, Evidence, Outcome, Window
+from jobkit.domain.sightings import Sightings
 
 
 def steady_clock() -> Callable[[], int]:
@@ -82,87 +77,17 @@ class Watchers:
             watch.close()
 
 
-class _Tally:
-    """The evidence of one breaker: what report.lua keeps, in the same slices and under the same bounds."""
-
-    def __init__(self) -> None:
-        self._recent: deque[tuple[int, str]] = deque()
-        self._jobs: dict[str, dict[UUID, int]] = {}
-        self._attempts: dict[tuple[str, int], tuple[int, int]] = {}
-        self._window = 0
-
-    def add(self, evidence: Evidence, now: int, sample: int, window: int) -> None:
-        self._window = window
-        self._prune(now)
-        slice_start = now - now % self._slice
-        for job_id, reported in evidence.outcomes:
-            code = self._bounded(reported)
-            self._recent.appendleft((now, code))
-            if code:
-                jobs = self._jobs.setdefault(code, {})
-                jobs.pop(job_id, None)  # so that the order is that of the last failure
-                jobs[job_id] = now
-                if len(jobs) > JOBS_KEPT:
-                    del jobs[next(iter(jobs))]
-                count, first = self._attempts.get((code, slice_start), (0, now))
-                self._attempts[code, slice_start] = (count + 1, first)
-        while len(self._recent) > sample:
-            self._recent.pop()
-
-    def seen(self, record: BreakerRecord, now: int, sample: int, window: int) -> Window:
-        self._window = window
-        self._prune(now)
-        oldest = now - window
-        recent = [code for at, code in self._recent if at > oldest]
-        firsts = [first for (code, _), (_, first) in self._attempts.items() if code in self._jobs]
-        return Window(
-            now=now,
-            record=record,
-            distinct_jobs={code: len(jobs) for code, jobs in self._jobs.items()},
-            failures=self.failures(now),
-            recent=tuple(recent[:sample]),
-            first_failure_at=max(min(firsts), oldest) if firsts else None,
-        )
-
-    def failures(self, now: int) -> dict[str, int]:
-        self._prune(now)
-        totals: dict[str, int] = {}
-        for (code, _), (count, _) in self._attempts.items():
-            if code in self._jobs:
-                totals[code] = totals.get(code, 0) + count
-        return totals
-
-    @property
-    def _slice(self) -> int:
-        return max(self._window // WINDOW_SLICES, 1)
-
-    def _bounded(self, code: str) -> str:
-        if not code or code in self._jobs or len(self._jobs) < MAX_CODES:
-            return code
-        return OTHER_CODE
-
-    def _prune(self, now: int) -> None:
-        oldest = now - self._window
-        for code, jobs in list(self._jobs.items()):
-            for job_id, at in list(jobs.items()):
-                if at > oldest:
-                    break
-                del jobs[job_id]
-            if not jobs:
-                del self._jobs[code]
-        for code, start in list(self._attempts):
-            if start + self._slice <= oldest:
-                del self._attempts[code, start]
-
-
 class MemoryBreakerStore:
     """`ports.BreakerStore` in this process. `clock` gives milliseconds; `steady_clock` by default."""
 
     def __init__(self, clock: Callable[[], int] | None = None) -> None:
         self._clock = clock or steady_clock()
         self._records: dict[str, BreakerRecord] = {}
-        self._tallies: dict[str, _Tally] = {}
+        self._tallies: dict[str, Sightings] = {}
         self._permits: dict[str, dict[str, int]] = {}
+        self._ejected: dict[str, dict[str, int]] = {}
+        self._logs: dict[str, deque[Raw]] = {}
+        self._noted: dict[str, Position] = {}
         self._version = 0
         self._watchers = Watchers()
 
@@ -179,21 +104,29 @@ class MemoryBreakerStore:
 
     async def report(self, name: str, evidence: Evidence, sample: int, window: int) -> Window:
         now, record = self._clock(), self._record(name)
-        tally = self._tallies.setdefault(name, _Tally())
+        tally = self._tallies.setdefault(name, Sightings())
         if evidence.generation == record.generation:
             tally.add(evidence, now, sample, window)
-        return tally.seen(record, now, sample, window)
+            self._note(name, now, tape.of_report(evidence))
+        return self._seen(tally, record, now, sample, window)
 
     async def window(self, name: str, sample: int, window: int) -> Window:
-        tally = self._tallies.get(name) or _Tally()
-        return tally.seen(self._record(name), self._clock(), sample, window)
+        tally = self._tallies.get(name) or Sightings()
+        return self._seen(tally, self._record(name), self._clock(), sample, window)
 
-    async def swap(self, name: str, generation: int, record: BreakerRecord) -> bool:
+    def _seen(self, tally: Sightings, record: BreakerRecord, now: int, sample: int, window: int) -> Window:
+        out = {w: until for w, until in self._ejected.get(record.name, {}).items() if until > now}
+        return replace(tally.seen(record, now, sample, window), ejected=out)
+
+    async def swap(
+        self, name: str, generation: int, record: BreakerRecord, probe: Outcome | None = None
+    ) -> bool:
         current = self._record(name)
         grown = (record.generation, record.successes) > (current.generation, current.successes)
         if current.generation != generation or not grown:
             return False
         self._records[name] = record
+        self._note(name, self._clock(), tape.of_swap(generation, record, probe))
         if record.generation != generation:
             self._permits.pop(name, None)
         if record.state is BreakerState.CLOSED:
@@ -204,9 +137,15 @@ class MemoryBreakerStore:
     async def take_permit(
         self, name: str, generation: int, holder: str, permits: int, lease: timedelta
     ) -> bool:
+        return self._take(self._permits, name, generation, (holder, permits, lease))
+
+    def _take(
+        self, kind: dict[str, dict[str, int]], name: str, generation: int, wanted: tuple[str, int, timedelta]
+    ) -> bool:
+        holder, permits, lease = wanted
         if self._record(name).generation != generation:
             return False
-        now, held = self._clock(), self._permits.setdefault(name, {})
+        now, held = self._clock(), kind.setdefault(name, {})
         for other, until in list(held.items()):
             if until <= now:
                 del held[other]
@@ -219,6 +158,15 @@ class MemoryBreakerStore:
         if self._record(name).generation == generation:
             self._permits.get(name, {}).pop(holder, None)
 
+    async def eject(self, name: str, generation: int, worker: str, limit: int, lease: timedelta) -> bool:
+        return limit > 0 and self._take(self._ejected, name, generation, (worker, limit, lease))
+
+    async def readmit(self, name: str, worker: str, trial: Outcome | None = None) -> None:
+        self._ejected.get(name, {}).pop(worker, None)
+        self._note(name, self._clock(), tape.of_return(worker, trial))
+        if name in self._tallies:
+            self._tallies[name].forget(worker)
+
     async def version(self) -> int:
         return self._version
 
@@ -229,6 +177,20 @@ class MemoryBreakerStore:
 
     async def repair(self, names: Sequence[str]) -> None:
         """There are no copies in memory."""
+
+    async def log(self, name: str, limit: int) -> list[Raw]:
+        return list(islice(self._logs.get(name, ()), limit))
+
+    async def forget_log(self, name: str, upto: Position) -> None:
+        log = self._logs.get(name)
+        while log and log[0].position <= upto:
+            log.popleft()
+
+    def _note(self, name: str, now: int, text: str) -> None:
+        log = self._logs.setdefault(name, deque(maxlen=LOG_KEPT))
+        before = self._noted.get(name, FIRST)
+        self._noted[name] = position = (now, before[1] + 1)
+        log.append(Raw(position, now, text, before))
 
     def changes(self) -> AsyncIterator[str]:
         return self._watchers.watch()

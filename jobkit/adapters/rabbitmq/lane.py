@@ -19,8 +19,11 @@ from aiormq.exceptions import ConnectionInternalError
 from pamqp.commands import Basic
 
 from jobkit.adapters.rabbitmq import codec, names, topology, wire
+from jobkit.adapters.rabbitmq.frames import Arrived
+from jobkit.adapters.rabbitmq.header import Properties
 from jobkit.adapters.rabbitmq.link import Link, broker_errors, shut
 from jobkit.adapters.rabbitmq.publisher import Publisher, quarantined
+from jobkit.adapters.rabbitmq.tags import Unsettled
 from jobkit.domain.errors import Unavailable, store_unavailable
 from jobkit.domain.job import Token
 from jobkit.ports import Delivery
@@ -31,18 +34,18 @@ log = logging.getLogger(__name__)
 class RabbitDelivery:
     """A message in hand."""
 
-    __slots__ = ("message", "session", "settled", "tag", "token")
+    __slots__ = ("arrived", "session", "settled", "tag", "token")
 
-    def __init__(self, session: _Session, message: DeliveredMessage, token: Token | None) -> None:
+    def __init__(self, session: _Session, arrived: Arrived, token: Token | None) -> None:
         self.session = session
-        self.message = message
-        self.tag = message.delivery_tag or 0
+        self.arrived = arrived
+        self.tag = arrived.tag
         self.token = token
         self.settled = False
 
     @property
     def redelivered(self) -> bool:
-        return bool(self.message.redelivered)
+        return self.arrived.redelivered
 
     @property
     def live(self) -> bool:
@@ -60,12 +63,19 @@ class _Session:
         # The broker counts the prefetch per consumer, and a changed prefetch is a new consumer. What comes in
         # excess while an older consumer's deliveries are still in hand waits here, seen by nobody.
         self.held: deque[RabbitDelivery] = deque()
+        self.settles = wire.settles(channel)
+        self.unsettled = Unsettled()
+        # Acknowledged, and not written yet.
+        self.acks: list[int] = []
+
+    def knows(self, consumer: str) -> bool:
+        """The library forgets a consumer that the broker cancels, which it does when the queue is deleted."""
+        consumers: dict[str, Any] = getattr(self.channel, "consumers", {})
+        return consumer in consumers and not self.channel.is_closed
 
     @property
     def consuming(self) -> bool:
-        # The library forgets a consumer that the broker cancels, which it does when the queue is deleted.
-        consumers: dict[str, Any] = getattr(self.channel, "consumers", {})
-        return bool(self.consumer) and not self.channel.is_closed and self.consumer in consumers
+        return bool(self.consumer) and self.knows(self.consumer)
 
     @property
     def why_closed(self) -> str:
@@ -95,6 +105,7 @@ class RabbitLane:
         self._publisher = publisher
         self._timeout = timeout
         self._session: _Session | None = None
+        self._acking: set[asyncio.Task[None]] = set()
         self._busy = asyncio.Lock()
 
     @property
@@ -137,7 +148,7 @@ class RabbitLane:
                 await self._cancel(session)
             held = list(session.held)
             session.held.clear()
-            await self._settle(session, held, requeue=True)
+            await self._return(session, held)
 
     async def take(self) -> Delivery | None:
         async with self._busy:
@@ -147,22 +158,34 @@ class RabbitLane:
             if not isinstance(message.delivery, Basic.GetOk):
                 return None
             session.in_hand += 1
-            return self._delivery(session, message)
+            return self._delivery(session, _arrived(message))
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
-        await self._settle_live(deliveries, requeue=False)
+        session = self._session
+        ours = self._ours(deliveries)
+        if session is None or not ours:
+            return
+        if not session.acks:
+            # What else is done with in this turn of the loop goes in the same write.
+            asyncio.get_running_loop().call_soon(self._begin_acks, session)
+        session.acks += [delivery.tag for delivery in ours]
+        self._let_go(session, ours)
 
     async def give_back(self, deliveries: Sequence[Delivery]) -> None:
         # A quorum queue hands out what was returned before all else, in the order of its return: tokens of one
         # call keep their order, and those of an earlier call come first.
-        await self._settle_live(deliveries, requeue=True)
+        session = self._session
+        ours = self._ours(deliveries)
+        if session is not None and ours:
+            await self._return(session, ours)
+            self._let_go(session, ours)
 
     async def quarantine(self, delivery: Delivery) -> None:
         if not isinstance(delivery, RabbitDelivery) or not delivery.live:
             return  # the broker delivers it again
-        properties = delivery.message.header.properties
-        headers = dict(properties.headers or {})
-        message = quarantined(delivery.message.body, headers, properties.content_type, self._queue)
+        arrived = delivery.arrived
+        properties = arrived.properties
+        message = quarantined(arrived.body, properties.headers, properties.content_type, self._queue)
         (confirmed,) = await self._publisher.publish([message], [[topology.INTAKE]])
         if not confirmed:
             raise store_unavailable("broker")
@@ -174,6 +197,7 @@ class RabbitLane:
             if session is None or session.channel.is_closed:
                 return
             try:
+                await self._write_acks(session)
                 with self._link.calls():
                     await shut(session.channel, self._timeout)
             except Unavailable as error:
@@ -188,6 +212,7 @@ class RabbitLane:
             with self._link.calls():
                 await topology.declare(channel, topology.main(self._job_type), self._timeout)
             session = self._session = _Session(channel)
+            self._link.take_deliveries(channel, lambda arrived: self._arrive(session, arrived))
         return session
 
     @asynccontextmanager
@@ -216,15 +241,21 @@ class RabbitLane:
 
     def _consumer(self, session: _Session) -> Callable[[DeliveredMessage], Any]:
         async def deliver(message: DeliveredMessage) -> None:
-            session.held.append(self._delivery(session, message))
-            self._hand_over(session)
+            """Only what the link did not take out of the library's hands."""
+            self._arrive(session, _arrived(message))
 
         return deliver
 
-    def _delivery(self, session: _Session, message: DeliveredMessage) -> RabbitDelivery:
-        properties = message.header.properties
-        token = codec.decode(message.body, properties.headers, properties.content_type, self._job_type)
-        return RabbitDelivery(session, message, token)
+    def _arrive(self, session: _Session, arrived: Arrived) -> None:
+        if session.knows(arrived.consumer):
+            session.held.append(self._delivery(session, arrived))
+            self._hand_over(session)
+
+    def _delivery(self, session: _Session, arrived: Arrived) -> RabbitDelivery:
+        session.unsettled.came(arrived.tag)
+        properties = arrived.properties
+        token = codec.decode(arrived.body, properties.headers, properties.content_type, self._job_type)
+        return RabbitDelivery(session, arrived, token)
 
     def _hand_over(self, session: _Session) -> None:
         while session.held and session.in_hand < session.prefetch:
@@ -234,25 +265,53 @@ class RabbitLane:
             except Exception:
                 log.exception("the receiver of %s failed", self._job_type)
 
-    async def _settle_live(self, deliveries: Sequence[Delivery], *, requeue: bool) -> None:
-        session = self._session
-        if session is None:
-            return
-        # Settling a tag twice would close the channel.
-        ours = [
-            d for d in deliveries if isinstance(d, RabbitDelivery) and d.session is session and not d.settled
+    def _ours(self, deliveries: Sequence[Delivery]) -> list[RabbitDelivery]:
+        """Those of the channel of now that nobody settled: settling a tag twice would close it."""
+        return [
+            d
+            for d in deliveries
+            if isinstance(d, RabbitDelivery) and d.session is self._session and not d.settled
         ]
-        await self._settle(session, ours, requeue=requeue)
-        session.in_hand -= len(ours)
-        self._hand_over(session)
 
-    async def _settle(self, session: _Session, deliveries: list[RabbitDelivery], *, requeue: bool) -> None:
-        if not deliveries or session.channel.is_closed:
-            return
-        if requeue:
-            deliveries.sort(key=lambda delivery: delivery.tag)
+    def _let_go(self, session: _Session, deliveries: Sequence[RabbitDelivery]) -> None:
         for delivery in deliveries:
             delivery.settled = True
+        session.in_hand -= len(deliveries)
+        self._hand_over(session)
+
+    def _begin_acks(self, session: _Session) -> None:
+        task = asyncio.create_task(self._acknowledge(session))
+        self._acking.add(task)
+        task.add_done_callback(self._acking.discard)
+
+    async def _acknowledge(self, session: _Session) -> None:
+        try:
+            await self._write_acks(session)
+        except Unavailable as error:
+            log.info("tokens of %s come again: %r", self._job_type, error.__cause__)
+
+    async def _write_acks(self, session: _Session) -> None:
+        tags, session.acks = session.acks, []
+        if tags and not session.channel.is_closed:
+            with self._link.calls():
+                async with asyncio.timeout(self._timeout):
+                    await session.settles.acknowledge(session.unsettled.acknowledge(tags))
+
+    async def _return(self, session: _Session, deliveries: list[RabbitDelivery]) -> None:
+        if not deliveries or session.channel.is_closed:
+            return
+        tags = sorted(delivery.tag for delivery in deliveries)
+        for delivery in deliveries:
+            delivery.settled = True
+        session.unsettled.given_back(tags)
         with self._link.calls():
             async with asyncio.timeout(self._timeout):
-                await wire.settle(session.channel, [d.tag for d in deliveries], requeue=requeue)
+                await session.settles.give_back(tags)
+
+
+def _arrived(message: DeliveredMessage) -> Arrived:
+    """What the library has read."""
+    said = message.header.properties
+    properties = Properties(message.header.body_size or 0, said.content_type, said.headers or {})
+    consumer = getattr(message.delivery, "consumer_tag", None) or ""
+    return Arrived(consumer, message.delivery_tag or 0, bool(message.redelivered), properties, message.body)

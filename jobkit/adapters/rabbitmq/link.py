@@ -15,8 +15,10 @@ from contextlib import contextmanager, suppress
 import aio_pika
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 from aiormq.abc import AbstractChannel
+from aiormq.exceptions import InvalidFrameError
 from yarl import URL
 
+from jobkit.adapters.rabbitmq.frames import DeliveringConnection, Receive
 from jobkit.domain.errors import Unavailable, store_unavailable
 
 log = logging.getLogger(__name__)
@@ -73,7 +75,7 @@ class Link:
         self._name = name
         self._timeout = timeout
         self._greet = greet
-        self._connection: aio_pika.abc.AbstractConnection | None = None
+        self._connection: DeliveringConnection | None = None
         self._up, self._down = asyncio.Event(), asyncio.Event()
         self._closing: set[asyncio.Task[None]] = set()
         self._keeper: asyncio.Task[None] | None = None
@@ -122,6 +124,12 @@ class Link:
             raise store_unavailable("broker")
         with self.calls():
             return await self._channel(connection, confirms)
+
+    def take_deliveries(self, channel: AbstractChannel, receive: Receive) -> None:
+        """Have what consumers of a channel of this connection get go to `receive`, past the library."""
+        reader = self._connection.deliveries if self._connection is not None else None
+        if reader is not None:
+            reader.take(channel.number, receive)
 
     async def _channel(self, connection: aio_pika.abc.AbstractConnection, confirms: bool) -> AbstractChannel:
         transport = connection.transport
@@ -188,25 +196,41 @@ class Link:
             await asyncio.wait(list(self._closing))
 
     async def _keep(self) -> None:
-        pause = FIRST_PAUSE
+        pause, told = FIRST_PAUSE, ""
         while True:
             try:
                 with broker_errors():
                     await self._connect()
             except Unavailable as error:
-                cause = error.__cause__
-                log.warning("broker link %s: %s", self._name, str(cause) or type(cause).__name__)
+                why = self._why(error.__cause__)
+                log.log(
+                    logging.DEBUG if why == told else logging.WARNING, "broker link %s: %s", self._name, why
+                )
+                told = why
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads, hides nothing
                 pause = min(pause * 2, LONGEST_PAUSE)
                 continue
-            pause = FIRST_PAUSE
+            pause, told = FIRST_PAUSE, ""
             await self._down.wait()
             log.warning("broker link %s lost", self._name)
+
+    def _why(self, cause: BaseException | None) -> str:
+        """What to tell whoever set RABBITMQ_URL. The library keeps the broker's own words to itself."""
+        said = str(cause) or type(cause).__name__
+        closed = "Connection.OpenOk" in said and "Connection.Close" in said
+        if isinstance(cause, InvalidFrameError) and closed:
+            vhost = self._url.path[1:]
+            said = f"{self._url.host} refused virtual host {vhost!r}: there is none, or not for this user"
+        return said
 
     async def _connect(self) -> None:
         properties = {"connection_name": self._name}
         async with asyncio.timeout(self._timeout):
-            connection = await aio_pika.connect(self._url, client_properties=properties)  # type: ignore[arg-type]
+            connection = await aio_pika.connect(
+                self._url,
+                client_properties=properties,  # type: ignore[arg-type]
+                connection_class=DeliveringConnection,
+            )
         try:
             if self._greet is not None:
                 channel = await self._channel(connection, False)

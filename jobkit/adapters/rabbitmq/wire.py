@@ -9,6 +9,7 @@ is one whose insides we know; where it is not, its public methods are used, slow
 from __future__ import annotations
 
 import asyncio
+import logging
 import struct
 from collections import deque
 from collections.abc import Sequence
@@ -23,9 +24,12 @@ from aiormq.channel import Channel
 from aiormq.exceptions import DeliveryError
 from pamqp import commands, frame
 from pamqp.body import ContentBody
-from pamqp.header import ContentHeader
 
 from jobkit.adapters.rabbitmq.codec import Outgoing
+from jobkit.adapters.rabbitmq.header import marshal_header
+from jobkit.adapters.rabbitmq.tags import Tag
+
+log = logging.getLogger(__name__)
 
 _NEEDED = (
     "confirmations", "delivery_tag", "lock", "message_id_delivery_tag", "write_queue", "create_future",
@@ -58,20 +62,52 @@ def reachable(channel: AbstractChannel) -> bool:
     )
 
 
-async def settle(channel: AbstractChannel, tags: Sequence[int], *, requeue: bool) -> None:
-    """Acknowledge, or return to the queue, each of `tags` in order, in one write."""
-    if not reachable(channel):
+class Settles(Protocol):
+    """Settles deliveries of one channel."""
+
+    async def acknowledge(self, tags: Sequence[Tag]) -> None:
+        """All of them, in one write where possible."""
+
+    async def give_back(self, tags: Sequence[int]) -> None:
+        """Return each to its queue, in order."""
+
+
+def settles(channel: AbstractChannel) -> Settles:
+    """The fast ones where possible."""
+    if reachable(channel):
+        assert isinstance(channel, Channel)
+        return _Joined(channel)
+    return _Single(channel)
+
+
+class _Joined:
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    async def acknowledge(self, tags: Sequence[Tag]) -> None:
+        await self._write([self._frame(_ACK, tag.number, int(tag.multiple)) for tag in tags])
+
+    async def give_back(self, tags: Sequence[int]) -> None:
+        await self._write([self._frame(_NACK, tag, _REQUEUE) for tag in tags])
+
+    def _frame(self, method: int, tag: int, flags: int) -> bytes:
+        return _SETTLE.pack(1, self._channel.number, 13, _BASIC, method, tag, flags, 206)
+
+    async def _write(self, frames: Sequence[bytes]) -> None:
+        await self._channel.write_queue.put(ChannelFrame(payload=b"".join(frames), should_close=False))
+
+
+class _Single:
+    def __init__(self, channel: AbstractChannel) -> None:
+        self._channel = channel
+
+    async def acknowledge(self, tags: Sequence[Tag]) -> None:
         for tag in tags:
-            if requeue:
-                await channel.basic_nack(tag, requeue=True, wait=False)
-            else:
-                await channel.basic_ack(tag, wait=False)
-        return
-    assert isinstance(channel, Channel)
-    method, flags = (_NACK, _REQUEUE) if requeue else (_ACK, 0)
-    number = channel.number
-    payload = b"".join([_SETTLE.pack(1, number, 13, _BASIC, method, tag, flags, 206) for tag in tags])
-    await channel.write_queue.put(ChannelFrame(payload=payload, should_close=False))
+            await self._channel.basic_ack(tag.number, multiple=tag.multiple, wait=False)
+
+    async def give_back(self, tags: Sequence[int]) -> None:
+        for tag in tags:
+            await self._channel.basic_nack(tag, requeue=True, wait=False)
 
 
 class BulkPublisher(Protocol):
@@ -224,12 +260,10 @@ def _answer_of(result: object) -> Answer:
             return Answer.UNKNOWN
 
 
-def properties(message: Outgoing, message_id: str | None = None) -> commands.Basic.Properties:
+def properties(message: Outgoing) -> commands.Basic.Properties:
     """The message's AMQP properties: persistent, with its headers."""
     headers: Any = dict(message.headers)
-    return commands.Basic.Properties(
-        content_type=message.content_type, headers=headers, delivery_mode=2, message_id=message_id
-    )
+    return commands.Basic.Properties(content_type=message.content_type, headers=headers, delivery_mode=2)
 
 
 def marshal(number: int, body_limit: int, messages: Sequence[Outgoing], ids: Sequence[str]) -> bytes:
@@ -242,8 +276,7 @@ def marshal(number: int, body_limit: int, messages: Sequence[Outgoing], ids: Seq
         if method is None:
             publish = commands.Basic.Publish(exchange=route[0], routing_key=route[1], mandatory=True)
             method = methods[route] = frame.marshal(publish, number)
-        header = ContentHeader(body_size=len(message.body), properties=properties(message, message_id))
-        parts += (method, frame.marshal(header, number))
+        parts += (method, marshal_header(number, message, message_id))
         for start in range(0, len(message.body), body_limit):
             parts.append(frame.marshal(ContentBody(message.body[start : start + body_limit]), number))
     return b"".join(parts)

@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Any
 
+from jobkit.adapters import tape
 from jobkit.adapters.embedded.breakers import Watchers
 from jobkit.adapters.redis import codec, key
 from jobkit.adapters.redis.key import BreakerKeys
 from jobkit.adapters.redis.link import SECOND, Command, RedisLink
 from jobkit.adapters.redis.script import Script
 from jobkit.adapters.redis.subscriber import Subscriber
+from jobkit.domain.attempts import LOG_KEPT, Position, Raw
 from jobkit.domain.breaker import (
     JOBS_KEPT,
     MAX_CODES,
@@ -20,6 +22,7 @@ from jobkit.domain.breaker import (
     WINDOW_SLICES,
     BreakerRecord,
     Evidence,
+    Outcome,
     Window,
 )
 from jobkit.domain.errors import Unavailable
@@ -36,7 +39,9 @@ class RedisBreakerStore:
     ) -> None:
         self._namespace = namespace
         self._link = RedisLink(url, timeout, connect_timeout)
-        self._report, self._swap, self._permit = (Script.load(n) for n in ("report", "swap", "permit"))
+        self._report, self._swap, self._permit, self._readmit = (
+            Script.load(name) for name in ("report", "swap", "permit", "readmit")
+        )
         self._subscriber = Subscriber(self._link)
         self._watchers = Watchers()
         self._listening = False
@@ -55,18 +60,21 @@ class RedisBreakerStore:
 
     async def create(self, name: str) -> None:
         record = BreakerRecord(name)
-        created, _ = await self._link.script(self._swap, self._all(name), ("", codec.encode(record)))
+        created, _ = await self._link.script(self._swap, self._all(name), ("", codec.encode(record), "", 0))
         if created:
             await self._beside([*self._bump(name), _copy_of(record)])
 
     async def report(self, name: str, evidence: Evidence, sample: int, window: int) -> Window:
-        last = len(evidence.outcomes) - sample
+        counted = evidence.counted
+        last = len(counted) - sample
         args: list[str | int] = []
-        for position, (job_id, code) in enumerate(evidence.outcomes):
-            if code or position >= last:  # an older success can't be among the recent outcomes
-                args += (job_id.hex, code)
-        seen = await self._evaluate(name, (evidence.generation, *self._bounds(sample, window), *args))
-        failed = {code for _, code in evidence.outcomes if code}
+        for position, outcome in enumerate(counted):
+            if outcome.code or position >= last:  # an older success can't be among the recent outcomes
+                args += (outcome.job_id.hex, outcome.code, outcome.trace, outcome.source)
+        logged = (tape.of_report(evidence), LOG_KEPT)
+        head = (evidence.generation, *self._bounds(sample, window), evidence.worker, *logged)
+        seen = await self._evaluate(name, (*head, *args))
+        failed = {outcome.code for outcome in counted if outcome.code}
         if failed and evidence.generation == seen.record.generation:
             failed.add(OTHER_CODE)
             counts = {code: count for code, count in seen.failures.items() if code in failed}
@@ -74,14 +82,15 @@ class RedisBreakerStore:
         return seen
 
     async def window(self, name: str, sample: int, window: int) -> Window:
-        return await self._evaluate(name, ("", *self._bounds(sample, window)))
+        return await self._evaluate(name, ("", *self._bounds(sample, window), "", "", 0))
 
-    async def swap(self, name: str, generation: int, record: BreakerRecord) -> bool:
+    async def swap(
+        self, name: str, generation: int, record: BreakerRecord, probe: Outcome | None = None
+    ) -> bool:
         # The counter moves in the same write, won or lost: a process that dies right after its swap must not
         # leave the others with what they knew. The copies have to wait for the answer; `repair` completes them.
-        swapped, codes = await self._link.script(
-            self._swap, self._all(name), (generation, codec.encode(record)), beside=self._bump(name)
-        )
+        args = (generation, codec.encode(record), tape.of_swap(generation, record, probe), LOG_KEPT)
+        swapped, codes = await self._link.script(self._swap, self._all(name), args, beside=self._bump(name))
         if not swapped:
             return False
         gone = [("DEL", key.operator_failure(name, code)) for code in codes]
@@ -91,11 +100,22 @@ class RedisBreakerStore:
     async def take_permit(
         self, name: str, generation: int, holder: str, permits: int, lease: timedelta
     ) -> bool:
-        milliseconds = round(lease / timedelta(milliseconds=1))
-        return await self._permitted(name, (generation, holder, permits, milliseconds))
+        return await self._permitted(
+            name, self._keys(name).permits, (generation, holder, permits, _ms(lease))
+        )
 
     async def return_permit(self, name: str, generation: int, holder: str) -> None:
-        await self._permitted(name, (generation, holder, 0, 0))
+        await self._permitted(name, self._keys(name).permits, (generation, holder, 0, 0))
+
+    async def eject(self, name: str, generation: int, worker: str, limit: int, lease: timedelta) -> bool:
+        if limit < 1:
+            return False
+        return await self._permitted(name, self._keys(name).ejected, (generation, worker, limit, _ms(lease)))
+
+    async def readmit(self, name: str, worker: str, trial: Outcome | None = None) -> None:
+        keys = self._keys(name)
+        args = (worker, tape.of_return(worker, trial), LOG_KEPT)
+        await self._link.script(self._readmit, (keys.ejected, keys.recent, keys.log), args)
 
     async def version(self) -> int:
         (value,) = await self._link.run([("GET", key.changes(self._namespace))])
@@ -128,6 +148,25 @@ class RedisBreakerStore:
         if wrong:
             await self._link.run(wrong)
 
+    async def log(self, name: str, limit: int) -> list[Raw]:
+        (found,) = await self._link.run([("XRANGE", self._keys(name).log, "-", "+", "COUNT", limit)])
+        entries = []
+        for position, fields in found if isinstance(found, list) else ():
+            values = (
+                fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=False))
+            )
+            at = values.get("t", "")
+            if at.isdecimal():
+                after = _position(values["p"]) if "p" in values else None
+                entries.append(Raw(_position(position), int(at), values.get("e", ""), after))
+        return entries
+
+    async def forget_log(self, name: str, upto: Position) -> None:
+        ms, number = upto
+        log = self._keys(name).log
+        # Once empty it stays, for it knows its last position.
+        await self._link.run([("XTRIM", log, "MINID", f"{ms}-{number + 1}"), ("PERSIST", log)])
+
     def changes(self) -> AsyncIterator[str]:
         if not self._listening:
             self._listening = True
@@ -144,7 +183,8 @@ class RedisBreakerStore:
 
     def _all(self, name: str) -> Sequence[str]:
         keys = self._keys(name)
-        return (keys.record, keys.recent, keys.codes, keys.counts, keys.jobs, keys.permits)
+        evidence = (keys.recent, keys.codes, keys.counts, keys.jobs)
+        return (keys.record, *evidence, keys.permits, keys.workers, keys.sources, keys.ejected, keys.log)
 
     def _bounds(self, sample: int, window: int) -> Command:
         return (sample, window, JOBS_KEPT, MAX_CODES, OTHER_CODE, WINDOW_SLICES)
@@ -160,19 +200,22 @@ class RedisBreakerStore:
         except Unavailable:
             _log.warning("copies for operators were not written; a repair will")
 
-    async def _permitted(self, name: str, args: Command) -> bool:
-        keys = self._keys(name)
-        return bool(await self._link.script(self._permit, (keys.record, keys.permits), args))
+    async def _permitted(self, name: str, permits: str, args: Command) -> bool:
+        return bool(await self._link.script(self._permit, (self._keys(name).record, permits), args))
 
     async def _evaluate(self, name: str, args: Command) -> Window:
-        now, value, recent, codes, first = await self._link.script(self._report, self._all(name)[:5], args)
+        answer = await self._link.script(self._report, self._all(name), args)
+        now, value, recent, codes, first, workers, sources, ejected = answer
         return Window(
             now=int(now),
             record=(self._decoded(name, value) if value else None) or BreakerRecord(name),
             distinct_jobs={code: int(jobs) for code, jobs in zip(codes[::3], codes[1::3], strict=True)},
             failures={code: int(count) for code, count in zip(codes[::3], codes[2::3], strict=True)},
-            recent=tuple(recent),
+            seen=tuple(codec.seen(entry) for entry in recent),
             first_failure_at=int(first) if first else None,
+            workers=int(workers),
+            sources=int(sources),
+            ejected={name: int(until) for name, until in zip(ejected[::2], ejected[1::2], strict=True)},
         )
 
     def _decoded(self, name: str, value: Any) -> BreakerRecord | None:
@@ -187,6 +230,15 @@ class RedisBreakerStore:
         if record is not None:
             self._corrupt.discard(name)
         return record
+
+
+def _ms(span: timedelta) -> int:
+    return round(span / timedelta(milliseconds=1))
+
+
+def _position(entry_id: str) -> Position:
+    ms, _, number = entry_id.partition("-")
+    return int(ms), int(number)
 
 
 def _milliseconds(time: Sequence[str]) -> int:

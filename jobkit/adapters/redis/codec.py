@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from typing import Any, TypeVar
+from uuid import UUID
 
 import orjson
 
-from jobkit.domain.breaker import BreakerRecord, BreakerState, Cause, Transition
+from jobkit.domain.breaker import BreakerRecord, BreakerState, Cause, Proof, Seen, Transition
 
 T = TypeVar("T")
 
@@ -39,8 +40,20 @@ def decode(name: str, value: str) -> BreakerRecord | None:
         reopened=_whole(found.get("reopened"), 0),
         forced=found.get("forced") is True,
         successes=_whole(found.get("successes"), 0),
+        spared=_text(found.get("spared")),
         transitions=_transitions(found.get("transitions")),
     )
+
+
+def seen(entry: str) -> Seen:
+    """One of report.lua's recent outcomes: `ms code job trace source worker`, where the worker's name may hold
+    anything. What cannot be read is left out, for somebody may have written there by hand."""
+    at, code, job, trace, source, worker = (*entry.split(" ", 5), "", "", "", "", "")[:6]
+    try:
+        job_id = UUID(job) if job != "-" else None
+    except ValueError:
+        job_id = None
+    return Seen(code, worker, source, job_id, "" if trace == "-" else trace, int(at))
 
 
 def for_operators(record: BreakerRecord) -> str:
@@ -71,9 +84,33 @@ def _transition(found: dict[str, Any]) -> Transition | None:
             actor=_text(found.get("actor")),
             reason=_text(found.get("reason")),
             error_code=_text(found.get("error_code")),
+            scope=_text(found.get("scope")),
+            proof=_proof(found.get("proof")),
+            fraction=_fraction(found.get("fraction")),
         )
     except (ValueError, TypeError, KeyError):
         return None
+
+
+def _proof(found: Any) -> Proof | None:
+    if not isinstance(found, dict):
+        return None
+    try:
+        return Proof(
+            failures={str(code): int(count) for code, count in found["failures"].items()},
+            distinct_jobs={str(code): int(count) for code, count in found["distinct_jobs"].items()},
+            sample=int(found["sample"]),
+            workers=tuple(str(worker) for worker in found["workers"]),
+            jobs=tuple(UUID(job) for job in found["jobs"]),
+            traces=tuple(str(trace) for trace in found["traces"]),
+            first_failure_at=_whole(found.get("first_failure_at"), None),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _fraction(value: Any) -> float | None:
+    return float(value) if type(value) in (int, float) and 0 <= value < 1 else None
 
 
 def _whole(value: Any, default: T) -> int | T:

@@ -18,6 +18,10 @@ class BreakerKeys:
     counts: str
     jobs: str
     permits: str
+    workers: str
+    sources: str
+    ejected: str
+    log: str
 
     @classmethod
     def of(cls, namespace: str, name: str) -> BreakerKeys:
@@ -29,7 +33,24 @@ class BreakerKeys:
             counts=f"{base}:counts",
             jobs=f"{base}:jobs:",  # + error code
             permits=f"{base}:permits",
+            workers=f"{base}:workers",
+            sources=f"{base}:sources",
+            ejected=f"{base}:ejected",
+            log=f"{base}:log",
         )
+
+
+@dataclass(frozen=True, slots=True)
+class LimitKeys:
+    """The keys of one type's limit, in the slot of its breaker's."""
+
+    slots: str
+    budget: str
+
+    @classmethod
+    def of(cls, namespace: str, job_type: str) -> LimitKeys:
+        base = f"{namespace}:{{{job_type}}}"
+        return cls(slots=f"{base}:slots", budget=f"{base}:budget")
 
 
 def operator_breaker(name: str) -> str:
@@ -50,3 +71,13 @@ def changes(namespace: str) -> str:
 def signal(namespace: str, channel: str) -> str:
     """The pub/sub channel of a signal."""
     return f"{namespace}:signal:{channel}"
+
+
+def fleet(namespace: str) -> str:
+    """The names of the control plane's replicas that show a view of the fleet: a sorted set by when it is gone."""
+    return f"{namespace}:fleet"
+
+
+def fleet_view(namespace: str, replica: str) -> str:
+    """One replica's view of the fleet, with a TTL."""
+    return f"{namespace}:fleet:{replica}"

@@ -75,6 +75,17 @@ class RedisLink:
             raise store_unavailable("redis") from answers[0]
         return answers[0]
 
+    async def each(self, script: Script, calls: Sequence[tuple[Sequence[str], Command]]) -> list[Any]:
+        """The script's answer to each (keys, args), in one round trip. What one of them fails with is its answer."""
+        commands: list[Command] = [("EVALSHA", script.sha, len(keys), *keys, *args) for keys, args in calls]
+        answers = await self.run(commands)
+        missed = [n for n, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+        if missed:  # a new server, or one whose cache was flushed; the others are done
+            again = await self.run([("SCRIPT LOAD", script.text), *(commands[n] for n in missed)])
+            for n, answer in zip(missed, again[1:], strict=True):
+                answers[n] = answer
+        return answers
+
     def pubsub(self) -> PubSub:
         """A subscription on a connection of its own. It raises the driver's errors: see `DRIVER_ERRORS`."""
         return self._client.pubsub()

@@ -54,6 +54,7 @@ class Subscriber:
         """Stop listening. Safe to repeat."""
         self._closed = True
         self._listeners.clear()
+        self._changed.set()
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -79,7 +80,8 @@ class Subscriber:
     async def _subscribe(self, pubsub: PubSub) -> None:
         """Keep the server's idea of our channels up to date."""
         subscribed: set[str] = set()
-        while True:
+        # Not for ever: the driver swallows a cancellation that meets it while it unsubscribes.
+        while not self._closed:
             self._changed.clear()
             wanted = set(self._listeners)
             if wanted - subscribed:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import aiosqlite
@@ -20,6 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from jobkit.adapters.sql.direct import Direct, Hot
 from jobkit.adapters.sql.terms import db_now
 from jobkit.domain.errors import Unavailable, store_unavailable
 
@@ -45,6 +45,8 @@ _BROKEN = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
 )
+
+_NOW = Hot(sa.select(db_now()))
 
 
 class BadData(Exception):
@@ -72,29 +74,33 @@ def driver_url(url: str) -> sa.URL:
 
 
 class Database:
-    """Engines and transactions. `timeout` (seconds) bounds a connect, a wait for a connection, a statement."""
+    """Engines and transactions. `timeout` (seconds) bounds a connect, a wait for a connection, a statement. Of up to
+    `connections` to PostgreSQL a third serves `rows`."""
 
-    def __init__(self, url: str, *, pool_size: int = 8, timeout: float = 10.0) -> None:
+    def __init__(self, url: str, *, connections: int = 12, timeout: float = 10.0) -> None:
         self.url = driver_url(url)
         self.timeout = timeout
         self.is_sqlite = self.url.drivername.startswith("sqlite")
         self._refused_at: float | None = None
+        self._direct: Direct | None = None
         if self.is_sqlite:
             self._writer = self._sqlite_engine(1)
             self._reader = self._sqlite_engine(4)
         else:
+            options: dict[str, Any] = {
+                "timeout": timeout,
+                "command_timeout": timeout,
+                "server_settings": {"application_name": "selfheal", "jit": "off"},
+            }
             self._writer = create_async_engine(
                 self.url,
-                pool_size=pool_size,
+                pool_size=connections - connections // 3,
                 max_overflow=0,
                 pool_timeout=timeout,
                 pool_recycle=1800,
-                connect_args={
-                    "timeout": timeout,
-                    "command_timeout": timeout,
-                    "server_settings": {"application_name": "selfheal", "jit": "off"},
-                },
+                connect_args=options,
             )
+            self._direct = Direct(self.url, options, connections // 3)
         self._watch_connections(self._writer)
         if not self.is_sqlite:
             # One snapshot for all statements of a read, as SQLite gives it too: holds, their revision and the
@@ -125,19 +131,15 @@ class Database:
         return engine
 
     def _watch_connections(self, engine: AsyncEngine) -> None:
-        """One dead connection usually means that all are: drop the pool, so that the next call reconnects."""
+        """One dead connection usually means that all are: drop the pools, so that the next call reconnects."""
 
         @sa.event.listens_for(engine.sync_engine, "handle_error")
         def _invalidate(context: sa.engine.ExceptionContext) -> None:
             cause = context.original_exception
             if isinstance(cause, (ConnectionError, OSError, TimeoutError, asyncio.TimeoutError)):
                 context.is_disconnect = True
-
-    @asynccontextmanager
-    async def _session(self, *, write: bool) -> AsyncIterator[AsyncConnection]:
-        engine = self._writer if write else self._reader
-        async with engine.begin() as connection:
-            yield connection
+            if context.is_disconnect and self._direct is not None:
+                self._direct.drop()
 
     async def write(self, work: Callable[[AsyncConnection], Awaitable[R]]) -> R:
         """Run `work` in one transaction; run it again after a deadlock or a serialization failure.
@@ -145,28 +147,37 @@ class Database:
         Raises Unavailable when the database is away or does not answer in time; the outcome is then unknown.
         Raises BadData when the database refuses what a statement carries.
         """
-        return await self._run(work, write=True)
+        return await self._tried(lambda: _in_transaction(self._writer, work), write=True)
 
     async def read(self, work: Callable[[AsyncConnection], Awaitable[R]]) -> R:
         """Run `work`, which only reads. Raises Unavailable."""
-        return await self._run(work, write=False)
+        return await self._tried(lambda: _in_transaction(self._reader, work), write=False)
 
-    async def _run(self, work: Callable[[AsyncConnection], Awaitable[R]], *, write: bool) -> R:
+    async def rows(self, hot: Hot, values: Mapping[str, Any], *, write: bool) -> Sequence[Any]:
+        """What one statement of the hot path returns, which is a transaction of its own. Raises as `write` and `read`
+        do."""
+        direct = self._direct
+        if direct is not None:
+            return await self._tried(lambda: direct.fetch(hot, values), write=write)
+
+        async def work(connection: AsyncConnection) -> Sequence[Any]:
+            return (await connection.execute(hot.statement, values)).all()
+
+        return await (self.write(work) if write else self.read(work))
+
+    async def _tried(self, work: Callable[[], Awaitable[R]], *, write: bool) -> R:
         for attempt in range(1, MAX_TRIES + 1):
             try:
                 # Bounds what the driver's own timeouts miss: a commit or a rollback on a frozen server.
-                async with asyncio.timeout(self.timeout * 2), self._session(write=write) as connection:
-                    return await work(connection)
-            except sa.exc.DBAPIError as error:
+                async with asyncio.timeout(self.timeout * 2):
+                    return await work()
+            except (sa.exc.DBAPIError, asyncpg.PostgresError) as error:
                 state = _sqlstate(error)
                 if state in RETRYABLE and attempt < MAX_TRIES:
                     await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 - jitter
                     continue
-                if state[:2] in BAD_DATA or isinstance(error, (sa.exc.DataError, sa.exc.IntegrityError)):
-                    raise BadData(type(error.orig).__name__) from error
-                if isinstance(error.orig and error.orig.__cause__, asyncpg.DataError):
-                    # Refused by the driver, before the server saw it.
-                    raise BadData(type(error.orig).__name__) from error
+                if state[:2] in BAD_DATA or _blames_data(error):
+                    raise BadData(type(getattr(error, "orig", error)).__name__) from error
                 if write and (state[:2] in REFUSING_CLASSES or state == READ_ONLY):
                     self._refused_at = time.monotonic()
                 raise _away(error) from error
@@ -190,13 +201,13 @@ class Database:
     async def now(self) -> int:
         """The database's clock in milliseconds; also the cheapest proof that it answers."""
 
-        async def ask(connection: AsyncConnection) -> int:
-            return int((await connection.execute(sa.select(db_now()))).scalar_one())
-
-        return await self.read(ask)
+        ((now,),) = await self.rows(_NOW, {}, write=False)
+        return int(now)
 
     async def close(self) -> None:
         """Safe to repeat."""
+        if self._direct is not None:
+            await self._direct.close()
         await self._writer.dispose()
         if self.is_sqlite:
             await self._reader.dispose()
@@ -216,8 +227,22 @@ async def _prepare_sqlite(connection: aiosqlite.Connection) -> None:
     await connection.execute("PRAGMA foreign_keys=ON")
 
 
-def _sqlstate(error: sa.exc.DBAPIError) -> str:
-    return str(getattr(error.orig, "sqlstate", "") or getattr(error.orig, "pgcode", "") or "")
+async def _in_transaction(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[R]]) -> R:
+    async with engine.begin() as connection:
+        return await work(connection)
+
+
+def _sqlstate(error: Exception) -> str:
+    cause = getattr(error, "orig", error)
+    return str(getattr(cause, "sqlstate", "") or getattr(cause, "pgcode", "") or "")
+
+
+def _blames_data(error: Exception) -> bool:
+    """Also what the driver refused before the server saw it."""
+    if isinstance(error, sa.exc.DBAPIError):
+        refused = isinstance(error.orig and error.orig.__cause__, asyncpg.DataError)
+        return refused or isinstance(error, (sa.exc.DataError, sa.exc.IntegrityError))
+    return isinstance(error, asyncpg.DataError)
 
 
 def _away(error: Exception) -> Unavailable:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from jobkit.adapters.sql.direct import Hot
 from jobkit.adapters.sql.engine import Database, in_halves, packed, upsert
 from jobkit.adapters.sql.tables import job_labels, jobs, request_keys
-from jobkit.adapters.sql.terms import any_text, db_now, earlier_of
-from jobkit.domain.errors import AlreadyExists, FieldViolation, InvalidJob
+from jobkit.adapters.sql.terms import TEXTS, any_text, db_now, each_row, earlier_of
+from jobkit.domain.errors import AlreadyExists, FieldViolation, InvalidJob, store_unavailable
 from jobkit.domain.job import JobState, NewJob
 from jobkit.ports import Accepted
 
@@ -27,43 +30,83 @@ class SqlIntake:
         self, batch: Sequence[NewJob], *, session: UUID | None, now: int, marks: Mapping[str, int]
     ) -> list[Accepted | Exception]:
         async def run(part: Sequence[NewJob]) -> list[Accepted | Exception]:
-            return await self._database.write(lambda c: _insert(c, part, session, now, marks))
+            rows = Rows(session, now, marks)
+            # Rows and their keys are one statement; labels have a table of their own.
+            if self._database.is_sqlite or any(job.labels for job in part):
+                return await self._database.write(lambda c: _insert(c, part, rows))
+            if any(job.request_id for job in part):
+                return await self._insert_keyed(part, rows)
+            await self._database.rows(_INSERT_EACH, rows.lists(part), write=True)
+            return [Accepted(job.job_id, existed=False) for job in part]
 
         async def alone(_: NewJob) -> Accepted | Exception:
             return InvalidJob([FieldViolation("payload", "cannot be stored")])
 
         return await in_halves(batch, run, alone) if batch else []
 
+    async def _insert_keyed(self, batch: Sequence[NewJob], rows: Rows) -> list[Accepted | Exception]:
+        first = _firsts(batch)
+        candidates = [job for job in batch if not job.request_id or first[job.request_id] is job]
+        ordered = sorted(first)
+        keys = {
+            "b_key": ordered,
+            "b_owner": [first[key].job_id for key in ordered],
+            "b_hash": [first[key].content_hash for key in ordered],
+        }
+        written = await self._database.rows(_INSERT_KEYED, rows.lists(candidates) | keys, write=True)
+        fresh = {row[0] for row in written}
+        owners = {
+            job.request_id: (job.job_id, job.content_hash) for job in first.values() if job.job_id in fresh
+        }
+        if earlier := [key for key in ordered if key not in owners]:
+            found = await self._database.rows(_OWNERS, {"b_key": earlier}, write=True)
+            owners |= {row[0]: (row[1], row[2]) for row in found}
+        # A key that was taken and is gone when its owner is looked for has left with retention, just now.
+        return [
+            _told(job, owners)
+            if not job.request_id or job.request_id in owners
+            else store_unavailable("database")
+            for job in batch
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What makes rows of jobs: who publishes their tokens, database time, hold marks by type."""
+
+    session: UUID | None
+    now: int
+    marks: Mapping[str, int]
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """The parameters that all rows of a batch share."""
+        state = JobState.PENDING if self.session is None else JobState.QUEUED
+        return {"b_state": state.value, "b_session": self.session, "b_now": self.now}
+
+    def lists(self, batch: Sequence[NewJob]) -> dict[str, Any]:
+        """The parameters of one statement for all of `batch`."""
+        return {f"b_{name}": values for name, values in _columns(batch, self.marks).items()} | self.shared
+
+    def each(self, batch: Sequence[NewJob]) -> list[dict[str, Any]]:
+        """Those of a statement for each."""
+        columns, shared = _columns(batch, self.marks), self.shared
+        names = list(columns)
+        return [dict(zip(names, row, strict=True)) | shared for row in zip(*columns.values(), strict=True)]
+
 
 async def _insert(
-    connection: AsyncConnection,
-    batch: Sequence[NewJob],
-    session: UUID | None,
-    now: int,
-    marks: Mapping[str, int],
+    connection: AsyncConnection, batch: Sequence[NewJob], rows: Rows
 ) -> list[Accepted | Exception]:
     keyed = [job for job in batch if job.request_id]
     owners = await _claim_keys(connection, keyed) if keyed else {}
-    answers: list[Accepted | Exception] = []
-    fresh: list[NewJob] = []
-    for job in batch:
-        owner = owners.get(job.request_id) if job.request_id else None
-        if owner is None or owner[0] == job.job_id:
-            fresh.append(job)
-            answers.append(Accepted(job.job_id, existed=False))
-        elif owner[1] == job.content_hash:
-            answers.append(Accepted(owner[0], existed=True))
-        else:
-            answers.append(
-                AlreadyExists(
-                    f"request_id '{job.request_id}' was used with other content",
-                    reason="REQUEST_ID_REUSED",
-                    metadata={"requestId": job.request_id, "jobId": str(owner[0])},
-                )
-            )
+    answers = [_told(job, owners) for job in batch]
+    fresh = [j for j, a in zip(batch, answers, strict=True) if isinstance(a, Accepted) and not a.existed]
     if fresh:
-        rows = [_row(job, session, now, marks.get(job.job_type, 0)) for job in fresh]
-        await connection.execute(_INSERT, rows)
+        if connection.dialect.name == "postgresql":
+            await connection.execute(_INSERT_EACH.statement, rows.lists(fresh))
+        else:
+            await connection.execute(_INSERT, rows.each(fresh))
         labels = [
             {"key": key, "value": value, "job_id": job.job_id}
             for job in fresh
@@ -76,9 +119,7 @@ async def _insert(
 
 async def _claim_keys(connection: AsyncConnection, batch: Sequence[NewJob]) -> dict[str, tuple[UUID, bytes]]:
     """Who owns each request_id: the first to claim it. Sorted, so that two batches lock in one order."""
-    first: dict[str, NewJob] = {}
-    for job in batch:
-        first.setdefault(job.request_id, job)
+    first = _firsts(batch)
     ordered = sorted(first)
     insert: Any = upsert(connection)(request_keys).on_conflict_do_nothing()
     await connection.execute(
@@ -94,28 +135,99 @@ async def _claim_keys(connection: AsyncConnection, batch: Sequence[NewJob]) -> d
     return {row.request_id: (row.job_id, row.content_hash) for row in found}
 
 
-# Whatever the clock of the host says: a job that is due in the future would lose its token, which is here now.
-_INSERT = sa.insert(jobs).values(due_at=earlier_of(sa.bindparam("b_due", type_=sa.BigInteger), db_now()))
+def _firsts(batch: Sequence[NewJob]) -> dict[str, NewJob]:
+    """By request_id, the first of the batch that carries it."""
+    first: dict[str, NewJob] = {}
+    for job in batch:
+        if job.request_id:
+            first.setdefault(job.request_id, job)
+    return first
 
 
-def _row(job: NewJob, session: UUID | None, now: int, mark: int) -> dict[str, Any]:
-    state = JobState.PENDING if session is None else JobState.QUEUED
-    timeout = job.attempt_timeout
+def _told(job: NewJob, owners: Mapping[str, tuple[UUID, bytes]]) -> Accepted | Exception:
+    """A job's answer, given who owns each request_id: itself, or an earlier job."""
+    owner = owners.get(job.request_id) if job.request_id else None
+    if owner is None or owner[0] == job.job_id:
+        return Accepted(job.job_id, existed=False)
+    if owner[1] == job.content_hash:
+        return Accepted(owner[0], existed=True)
+    return AlreadyExists(
+        f"request_id '{job.request_id}' was used with other content",
+        reason="REQUEST_ID_REUSED",
+        metadata={"requestId": job.request_id, "jobId": str(owner[0])},
+    )
+
+
+def _columns(batch: Sequence[NewJob], marks: Mapping[str, int]) -> dict[str, list[Any]]:
+    """What differs from row to row, by column."""
     return {
-        "job_id": job.job_id,
-        "job_type": job.job_type,
-        "state": state.value,
-        "b_due": now,
-        "session_id": session,
-        "payload": job.payload,
-        "labels": packed(dict(job.labels)) if job.labels else None,
-        "request_id": job.request_id or None,
-        "max_attempts": job.max_attempts,
-        "attempt_timeout_ms": round(timeout.total_seconds() * 1000) if timeout else None,
-        "traceparent": job.trace.traceparent or None,
-        "tracestate": job.trace.tracestate or None,
-        "baggage": job.trace.baggage or None,
-        "hold_mark": mark,
-        "created_at": now,
-        "updated_at": now,
+        "job_id": [job.job_id for job in batch],
+        "job_type": [job.job_type for job in batch],
+        "payload": [job.payload for job in batch],
+        "labels": [packed(dict(job.labels)) if job.labels else None for job in batch],
+        "request_id": [job.request_id or None for job in batch],
+        "max_attempts": [job.max_attempts for job in batch],
+        "attempt_timeout_ms": [
+            round(job.attempt_timeout.total_seconds() * 1000) if job.attempt_timeout else None
+            for job in batch
+        ],
+        "traceparent": [job.trace.traceparent or None for job in batch],
+        "tracestate": [job.trace.tracestate or None for job in batch],
+        "baggage": [job.trace.baggage or None for job in batch],
+        "hold_mark": [marks.get(job.job_type, 0) for job in batch],
     }
+
+
+_each = each_row(
+    "each_job",
+    job_id=sa.Uuid,
+    job_type=sa.String,
+    payload=sa.LargeBinary,
+    labels=sa.LargeBinary,
+    request_id=sa.String,
+    max_attempts=sa.Integer,
+    attempt_timeout_ms=sa.BigInteger,
+    traceparent=sa.String,
+    tracestate=sa.String,
+    baggage=sa.String,
+    hold_mark=sa.Integer,
+)
+_now: sa.ColumnElement[int] = sa.bindparam("b_now", type_=sa.BigInteger)
+# What all rows of a batch share.
+_SHARED: dict[str, sa.ColumnElement[Any]] = {
+    "state": sa.bindparam("b_state", type_=sa.String),
+    "session_id": sa.bindparam("b_session", type_=sa.Uuid),
+    # Whatever the clock of the host says: a job that is due in the future would lose its token, which is here now.
+    "due_at": earlier_of(_now, db_now()),
+    "created_at": _now,
+    "updated_at": _now,
+}
+_INSERT = sa.insert(jobs).values(_SHARED)
+_INSERT_EACH = Hot(
+    sa.insert(jobs).from_select(
+        [*_each.c.keys(), *_SHARED],
+        sa.select(*_each.c, *(value.label(name) for name, value in _SHARED.items())),
+    )
+)
+_each_key = each_row("each_key", key=sa.String, owner=sa.Uuid, hash=sa.LargeBinary)
+# In the order of the keys, as every batch does, so that two of them queue up instead of deadlocking.
+_owned = (
+    postgresql.insert(request_keys)
+    .from_select(["request_id", "job_id", "content_hash"], sa.select(*_each_key.c).order_by(_each_key.c.key))
+    .on_conflict_do_nothing()
+    .returning(request_keys.c.job_id)
+    .cte("owned")
+)
+_INSERT_KEYED = Hot(
+    sa.insert(jobs)
+    .from_select(
+        [*_each.c.keys(), *_SHARED],
+        sa.select(*_each.c, *(value.label(name) for name, value in _SHARED.items())).where(
+            sa.or_(_each.c.request_id.is_(None), _each.c.job_id.in_(sa.select(_owned.c.job_id)))
+        ),
+    )
+    .returning(jobs.c.job_id)
+)
+_OWNERS = Hot(
+    sa.select(request_keys).where(any_text(request_keys.c.request_id, sa.bindparam("b_key", type_=TEXTS)))
+)

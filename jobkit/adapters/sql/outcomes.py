@@ -10,10 +10,13 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from jobkit.adapters.sql.direct import Hot
+from jobkit.adapters.sql.engine import Database
 from jobkit.adapters.sql.holds import mark_now
 from jobkit.adapters.sql.rows import clean, pack_history
 from jobkit.adapters.sql.tables import jobs
-from jobkit.adapters.sql.terms import UUIDS, any_uuid, db_now
+from jobkit.adapters.sql.terms import BLOBS, INTEGERS, UUIDS, any_uuid, db_now, nth_like, unindexed
+from jobkit.domain.failure import group_of
 from jobkit.domain.job import JobError, JobState, QuarantineReason
 from jobkit.domain.retry import Cancel, Complete, Decision, Forget, Isolate, Postpone, Release, Retry
 from jobkit.ports import Settlement
@@ -22,6 +25,7 @@ RUNNING = JobState.RUNNING.value
 
 LOOK = sa.select(
     jobs.c.job_id,
+    jobs.c.job_type,
     jobs.c.state,
     jobs.c.deliveries,
     jobs.c.settled_delivery,
@@ -65,6 +69,22 @@ async def settle_batch(connection: AsyncConnection, batch: Sequence[Settlement])
     return answers
 
 
+async def complete_batch(database: Database, batch: Sequence[Settlement]) -> list[bool]:
+    """`settle_batch` of nothing but successes, on PostgreSQL: one statement, fenced row by row."""
+    ordered = sorted(batch, key=lambda item: item.at.job_id)
+    values = {
+        "b_ids": [item.at.job_id for item in ordered],
+        "b_deliveries": [item.at.delivery for item in ordered],
+        "b_results": [item.decision.result for item in ordered if isinstance(item.decision, Complete)],
+    }
+    done = {(row[0], row[1]) for row in await database.rows(_COMPLETE_EACH, values, write=True)}
+    left = sorted({item.at.job_id for item in batch if (item.at.job_id, item.at.delivery) not in done})
+    if left:  # a repeat after a lost reply, or a claim that is lost
+        settled = await database.rows(_SETTLED, {"b_ids": left}, write=False)
+        done.update((row[0], row[1]) for row in settled)
+    return [(item.at.job_id, item.at.delivery) in done for item in batch]
+
+
 _ENDED: dict[str, Any] = {
     "claim_id": None,
     "lease_until": None,
@@ -72,19 +92,41 @@ _ENDED: dict[str, Any] = {
     "settled_delivery": jobs.c.deliveries,
 }
 _NO_LOSSES: dict[str, Any] = {"losses": 0, "losses_alone": 0}
+_COMPLETED: dict[str, Any] = {
+    "state": JobState.SUCCEEDED.value,
+    "attempts": jobs.c.attempts + 1,
+    **_NO_LOSSES,
+    **_ENDED,
+}
 _COMPLETE = (
     sa.update(jobs)
     .where(jobs.c.job_id == sa.bindparam("b_id"))
     .values(
-        state=JobState.SUCCEEDED.value,
-        attempts=jobs.c.attempts + 1,
         result=sa.bindparam("b_result", type_=sa.LargeBinary),
         finished_at=sa.bindparam("b_now"),
         updated_at=sa.bindparam("b_now"),
-        **_NO_LOSSES,
-        **_ENDED,
+        **_COMPLETED,
     )
 )
+_ids = sa.bindparam("b_ids", type_=UUIDS)
+# `= ANY` locks in the order of an index, and a row's place in the lists is found in the lists: a join of the table
+# with them takes three to six times as long, and where the planner knows nothing of the table yet, fifty times.
+_COMPLETE_EACH = Hot(
+    sa.update(jobs)
+    .where(
+        any_uuid(jobs.c.job_id, _ids),
+        jobs.c.deliveries == nth_like(sa.bindparam("b_deliveries", type_=INTEGERS), _ids, jobs.c.job_id),
+        unindexed(jobs.c.state) == RUNNING,
+    )
+    .values(
+        result=nth_like(sa.bindparam("b_results", type_=BLOBS), _ids, jobs.c.job_id),
+        finished_at=db_now(),
+        updated_at=db_now(),
+        **_COMPLETED,
+    )
+    .returning(jobs.c.job_id, jobs.c.deliveries)
+)
+_SETTLED = Hot(sa.select(jobs.c.job_id, jobs.c.settled_delivery).where(any_uuid(jobs.c.job_id, _ids)))
 _CHANGE = (
     sa.update(jobs)
     .where(jobs.c.job_id == sa.bindparam("b_id"))
@@ -106,6 +148,7 @@ _CHANGE = (
         hold_mark=mark_now,
         quarantine_reason=sa.bindparam("b_reason", type_=sa.String),
         quarantined_at=sa.bindparam("b_quarantined", type_=sa.BigInteger),
+        failure_group=sa.bindparam("b_group", type_=sa.BigInteger),
         finished_at=sa.bindparam("b_finished", type_=sa.BigInteger),
         updated_at=sa.bindparam("b_now", type_=sa.BigInteger),
         **_ENDED,
@@ -133,9 +176,16 @@ def _changed(item: Settlement, row: Any) -> dict[str, Any]:
         "b_retryable": None,
         "b_reason": None,
         "b_quarantined": None,
+        "b_group": _group(decision, row.job_type),
         "b_finished": None,
     }
     return values | _ending(decision, row.now)
+
+
+def _group(decision: Decision, job_type: str) -> int | None:
+    if not isinstance(decision, Isolate):
+        return None
+    return group_of(job_type, decision.error.code, clean(decision.error.message))
 
 
 def _ending(decision: Decision, now: int) -> dict[str, Any]:

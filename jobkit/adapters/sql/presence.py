@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -12,11 +13,26 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from jobkit.adapters.sql.engine import Database, upsert
-from jobkit.adapters.sql.rows import HOLD_COLUMNS
-from jobkit.adapters.sql.tables import claim_fronts, counters, job_types, jobs, publishers, workers
-from jobkit.adapters.sql.terms import any_uuid, db_now, db_start
+from jobkit.adapters.sql.policies import policies_now
+from jobkit.adapters.sql.revisions import bump
+from jobkit.adapters.sql.standing import needs_now, rehold
+from jobkit.adapters.sql.tables import (
+    claim_fronts,
+    job_types,
+    jobs,
+    publishers,
+    type_needs,
+    workers,
+)
+from jobkit.adapters.sql.terms import any_text, any_uuid, db_now, db_start
+from jobkit.adapters.sql.typesteering import TYPE_COLUMNS, type_of
+from jobkit.domain.attribution import breaker_of
 from jobkit.domain.job import JobState
-from jobkit.ports import TypeInfo
+from jobkit.ports import LiveWorker, TypeInfo
+from jobkit.ports.revisions import JOB_TYPES
+
+# A dependency that handlers of its type no longer announce, though they announce others: in ms.
+DISOWNED_MS = 600_000
 
 
 def millis_of(span: timedelta) -> int:
@@ -109,6 +125,18 @@ class SqlPresence:
 
         await self._database.write(work)
 
+    async def serving(self, within: timedelta) -> dict[str, int]:
+        recent = workers.c.beat_at >= db_start() - millis_of(within)
+
+        async def work(connection: AsyncConnection) -> dict[str, int]:
+            found = await connection.execute(sa.select(workers.c.serves).where(recent))
+            served = [set(orjson.loads(packed)) for packed in found.scalars()]
+            # Who serves every type names some of them as well, and is one worker all the same.
+            named = [{"*"} if "*" in names else names for names in served]
+            return dict(Counter(name for names in named for name in names))
+
+        return await self._database.read(work)
+
     async def served_types(self, within: timedelta) -> set[str]:
         recent = workers.c.beat_at >= db_start() - millis_of(within)
 
@@ -117,6 +145,16 @@ class SqlPresence:
             return {name for packed in found.scalars() for name in orjson.loads(packed)}
 
         return await self._database.read(work)
+
+    async def live(self, within: timedelta) -> list[LiveWorker]:
+        statement = sa.select(workers).where(workers.c.beat_at >= db_start() - millis_of(within))
+
+        async def work(connection: AsyncConnection) -> list[LiveWorker]:
+            found = await connection.execute(statement)
+            return [LiveWorker(row.worker_id, tuple(orjson.loads(row.serves)), row.beat_at) for row in found]
+
+        # Not by the database: its order of names is its own.
+        return sorted(await self._database.read(work), key=lambda worker: worker.worker_id)
 
 
 def _fronts(
@@ -135,14 +173,6 @@ def _fronts(
     return statement, [{"b_type": t, "b_due": due} for t, due in sorted(fronts.items())]
 
 
-async def _take_turn(connection: AsyncConnection) -> None:
-    """Lock one row until the transaction ends: advisory locks exist on PostgreSQL only."""
-    insert: Any = upsert(connection)(counters).values(name="job_types", value=0)
-    await connection.execute(
-        insert.on_conflict_do_update(index_elements=[counters.c.name], set_={"value": counters.c.value + 1})
-    )
-
-
 class SqlTypes:
     """The `TypeCatalog` port."""
 
@@ -156,7 +186,7 @@ class SqlTypes:
             known = set((await connection.execute(sa.select(job_types.c.job_type))).scalars())
             if any(name not in known for name in wanted):
                 # Counting and inserting is one step, else two callers both take the last place.
-                await _take_turn(connection)
+                await bump(connection, JOB_TYPES)
                 known = set((await connection.execute(sa.select(job_types.c.job_type))).scalars())
             unseen = [name for name in wanted if name not in known]
             room = max(limit - len(known), 0)
@@ -169,15 +199,42 @@ class SqlTypes:
 
     async def all(self) -> dict[str, TypeInfo]:
         async def work(connection: AsyncConnection) -> dict[str, TypeInfo]:
-            return {
-                row.job_type: TypeInfo(
-                    row.job_type,
-                    row.hold_number,
-                    row.held_reason is not None,
-                    row.held_since,
-                    row.held_until,
+            return {row.job_type: type_of(row) for row in await connection.execute(sa.select(*TYPE_COLUMNS))}
+
+        return await self._database.read(work)
+
+    async def need(self, needs: Mapping[str, Sequence[str]]) -> None:
+        names = sorted(needs)
+        pairs = [(name, dependency) for name in names for dependency in sorted(needs[name])]
+
+        async def work(connection: AsyncConnection) -> None:
+            before = await needs_now(connection, names)
+            for name, dependency in pairs:
+                insert: Any = upsert(connection)(type_needs).values(
+                    job_type=name, dependency=dependency, seen_at=db_now()
                 )
-                for row in await connection.execute(sa.select(*HOLD_COLUMNS))
-            }
+                await connection.execute(
+                    insert.on_conflict_do_update(
+                        index_elements=[type_needs.c.job_type, type_needs.c.dependency],
+                        set_={"seen_at": insert.excluded.seen_at},
+                    )
+                )
+            await connection.execute(
+                sa.delete(type_needs).where(
+                    any_text(type_needs.c.job_type, names), type_needs.c.seen_at < db_now() - DISOWNED_MS
+                )
+            )
+            after = await needs_now(connection, names)
+            changed = [name for name in names if before.get(name) != after.get(name)]
+            await rehold(connection, changed, await policies_now(connection))
+
+        if names:
+            await self._database.write(work)
+
+    async def breakers(self) -> list[str]:
+        async def work(connection: AsyncConnection) -> list[str]:
+            types = (await connection.execute(sa.select(job_types.c.job_type))).scalars().all()
+            needs = await needs_now(connection, None)
+            return sorted({*types, *(breaker_of(name) for needed in needs.values() for name in needed)})
 
         return await self._database.read(work)

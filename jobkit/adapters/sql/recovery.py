@@ -21,7 +21,7 @@ from jobkit.adapters.sql.holds import holds_now, mark_now
 from jobkit.adapters.sql.presence import answer_for, millis_of
 from jobkit.adapters.sql.rows import CLOCK_SLACK_MS, TOKEN_COLUMNS, clean, lowest_id, token_of
 from jobkit.adapters.sql.tables import WAITING, claim_fronts, job_types, jobs, publishers, undecodable
-from jobkit.adapters.sql.terms import UUIDS, any_picked, any_uuid, db_now, db_start
+from jobkit.adapters.sql.terms import UUIDS, any_picked, any_uuid, db_now, db_start, unindexed
 from jobkit.domain.job import JobState, Token
 from jobkit.ports import Held, Lease
 
@@ -151,7 +151,7 @@ class SqlRecovery:
         async def work(connection: AsyncConnection) -> list[Token]:
             locked = await connection.execute(
                 sa.select(jobs.c.job_id, jobs.c.deliveries, jobs.c.lease_until, jobs.c.cancel_requested)
-                .where(any_uuid(jobs.c.job_id, sorted(seen)), jobs.c.state == RUNNING)
+                .where(any_uuid(jobs.c.job_id, sorted(seen)), unindexed(jobs.c.state) == RUNNING)
                 .order_by(jobs.c.job_id)
                 .with_for_update(skip_locked=True)
             )
@@ -298,6 +298,11 @@ def _end_cancelled(ids: Sequence[UUID]) -> sa.Update:
         sa.update(jobs)
         .where(any_uuid(jobs.c.job_id, ids))
         .values(
-            state=JobState.CANCELLED.value, finished_at=now, updated_at=now, claim_id=None, lease_until=None
+            state=JobState.CANCELLED.value,
+            finished_at=now,
+            updated_at=now,
+            claim_id=None,
+            lease_until=None,
+            alone=False,
         )
     )

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from jobkit.adapters.sql.engine import packed
 from jobkit.adapters.sql.tables import job_types, jobs
+from jobkit.adapters.sql.terms import db_start
 from jobkit.domain.job import (
     HISTORY_LIMIT,
     Attempt,
@@ -58,12 +59,15 @@ TOKEN_COLUMNS: Sequence[sa.Column[Any]] = (
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A type's hold as a reader needs it; `number` also when not held."""
+    """A type's hold as a reader needs it; `number` also when not held. A pause comes before an open breaker: it is
+    the one that does not end when the dependency heals."""
 
     number: int
     held: bool
     since: int | None = None
     until: int | None = None
+    breaker: str = ""
+    reason: QuarantineReason = QuarantineReason.BREAKER_OPEN
 
 
 def time(millis: int) -> datetime:
@@ -139,25 +143,29 @@ def labels_of(packed: bytes | None) -> dict[str, str]:
     return orjson.loads(packed) if packed else {}
 
 
-def claimed_of(row: Any) -> ClaimedJob:
-    timeout = row.attempt_timeout_ms
+def claimed_of(row: Sequence[Any]) -> ClaimedJob:
+    """From a row of `CLAIM_COLUMNS`. By position: a batch of claims is what a worker reads most of."""
+    (
+        job_id, job_type, payload, deliveries, attempts, attempts_base, losses, losses_alone, max_attempts, timeout,
+        labels, started_at, due_at, created_at, history, traceparent, tracestate, baggage,
+    ) = row  # fmt: skip
     return ClaimedJob(
-        job_id=row.job_id,
-        job_type=row.job_type,
-        payload=row.payload,
-        delivery=row.deliveries,
-        attempts=row.attempts,
-        attempts_base=row.attempts_base,
-        losses=row.losses,
-        losses_alone=row.losses_alone,
-        max_attempts=row.max_attempts,
+        job_id=job_id,
+        job_type=job_type,
+        payload=payload,
+        delivery=deliveries,
+        attempts=attempts,
+        attempts_base=attempts_base,
+        losses=losses,
+        losses_alone=losses_alone,
+        max_attempts=max_attempts,
         attempt_timeout=None if timeout is None else timedelta(milliseconds=timeout),
-        labels=labels_of(row.labels),
-        start_time=time(row.started_at),
-        due_time=time(row.due_at),
-        create_time=time(row.created_at),
-        history=unpack_history(row.history),
-        trace=trace_of(row),
+        labels=labels_of(labels),
+        start_time=time(started_at),
+        due_time=time(due_at),
+        create_time=time(created_at),
+        history=unpack_history(history),
+        trace=TraceContext(traceparent or "", tracestate or "", baggage or ""),
     )
 
 
@@ -176,7 +184,9 @@ def job_of(row: Any, holds: Mapping[str, Hold], now: int) -> Job:
     quarantine = None
     if held and hold is not None:
         since = max(hold.since or 0, row.due_at)
-        quarantine = Quarantine(QuarantineReason.BREAKER_OPEN, time(since), row.job_type, _maybe(hold.until))
+        named = hold.breaker or row.job_type
+        breaker = named if hold.reason is QuarantineReason.BREAKER_OPEN else ""
+        quarantine = Quarantine(hold.reason, time(since), breaker, _maybe(hold.until))
     elif state is JobState.QUARANTINED:
         quarantine = Quarantine(QuarantineReason(row.quarantine_reason), time(row.quarantined_at))
     waits_since = hold.number - row.hold_mark if hold and state.waiting else 0
@@ -225,13 +235,25 @@ def _history_of(row: Any, state: JobState) -> tuple[Attempt, ...]:
 
 
 def hold_of(row: Any) -> Hold:
-    return Hold(row.hold_number, row.held_reason is not None, row.held_since, row.held_until)
+    if row.pause_since is not None:
+        return Hold(row.hold_number, True, row.pause_since, row.pause_until, reason=QuarantineReason.PAUSED)
+    return Hold(
+        row.hold_number, row.held_reason is not None, row.held_since, row.held_until, row.held_breaker or ""
+    )
 
 
+# Whether an operator's pause of the type stands; it ends by itself.
+PAUSED = sa.and_(
+    job_types.c.paused_since.is_not(None),
+    sa.or_(job_types.c.paused_until.is_(None), job_types.c.paused_until > db_start()),
+)
 HOLD_COLUMNS = (
+    sa.case((PAUSED, job_types.c.paused_since)).label("pause_since"),
+    sa.case((PAUSED, job_types.c.paused_until)).label("pause_until"),
     job_types.c.job_type,
     job_types.c.hold_number,
     job_types.c.held_reason,
     job_types.c.held_since,
     job_types.c.held_until,
+    job_types.c.held_breaker,
 )

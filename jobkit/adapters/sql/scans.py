@@ -12,7 +12,7 @@ from jobkit.adapters.sql.rows import CLOCK_SLACK_MS, Hold, lowest_id, millis
 from jobkit.adapters.sql.tables import job_labels, jobs, request_keys
 from jobkit.adapters.sql.terms import TEXTS, any_text
 from jobkit.domain.filter import JobFilter, PageToken
-from jobkit.domain.job import JobState, QuarantineReason
+from jobkit.domain.job import JobState
 
 Scan = sa.Select[Any]
 Terms = Sequence[sa.ColumnElement[bool]]
@@ -25,6 +25,7 @@ def page_scan(
 ) -> Scan | None:
     """The newest `limit` ids that `query` finds, or None when it can find none."""
     led = query.request_id is not None or query.labels or query.error_code is not None or _by_person(query)
+    led = led or query.failure_group is not None
     if led or (query.job_type is None and not _by_hold(query)):
         return _led_scan(query, holds, now, after).limit(limit)
     newest_first = (
@@ -60,8 +61,8 @@ def _per_type(dialect: str, newest_first: Scan, group: Group) -> Scan:
 
 
 def _groups(query: JobFilter, types: Sequence[str], holds: Mapping[str, Hold], now: int) -> list[Group]:
-    """The stored states that read as what was asked for. The reason is BREAKER_OPEN or none."""
-    held = [t for t in types if t in holds and holds[t].held]
+    """The stored states that read as what was asked for. The reason is that of a hold, or none."""
+    held = [t for t in types if t in holds and holds[t].held and query.reason in (None, holds[t].reason)]
     free = [t for t in types if t not in held]
     groups: list[Group] = []
     wanted = query.state
@@ -97,6 +98,8 @@ def _led_scan(query: JobFilter, holds: Mapping[str, Hold], now: int, after: Page
         scan = scan.where(jobs.c.job_type == query.job_type)
     if query.error_code is not None:
         scan = scan.where(jobs.c.error_code == query.error_code)
+    if query.failure_group is not None:
+        scan = scan.where(jobs.c.failure_group == query.failure_group, jobs.c.quarantine_reason.is_not(None))
     for key, value in labels:
         other = job_labels.alias()
         same = sa.and_(other.c.key == key, other.c.value == value, other.c.job_id == jobs.c.job_id)
@@ -113,7 +116,7 @@ def _by_hold(query: JobFilter) -> bool:
 
 def _by_person(query: JobFilter) -> bool:
     """Whether the reason asked for is a stored one, rather than derived from a hold."""
-    return query.reason not in (None, QuarantineReason.BREAKER_OPEN)
+    return query.reason is not None and not query.reason.by_hold
 
 
 def _bounds(
@@ -135,7 +138,10 @@ def _bounds(
 
 def _reads_as(query: JobFilter, holds: Mapping[str, Hold], now: int) -> sa.ColumnElement[bool]:
     """What a job reads as, as a condition on its stored row."""
-    held_types = [name for name, hold in holds.items() if hold.held]
+    by_hold = query.reason is not None and query.reason.by_hold
+    held_types = [
+        name for name, hold in holds.items() if hold.held and (not by_hold or hold.reason is query.reason)
+    ]
     held = sa.and_(
         any_text(jobs.c.job_type, held_types),
         jobs.c.state.in_([JobState.PENDING.value, JobState.QUEUED.value, JobState.RETRYING.value]),
@@ -143,7 +149,7 @@ def _reads_as(query: JobFilter, holds: Mapping[str, Hold], now: int) -> sa.Colum
     )
     if not held_types:
         held = sa.false()
-    if query.reason is QuarantineReason.BREAKER_OPEN:
+    if by_hold:
         matches = held
     elif query.reason is not None:
         matches = jobs.c.quarantine_reason == query.reason.value

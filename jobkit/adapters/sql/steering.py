@@ -15,7 +15,7 @@ from jobkit.adapters.sql.rows import job_of, token_of
 from jobkit.adapters.sql.tables import jobs
 from jobkit.adapters.sql.terms import db_now
 from jobkit.domain.errors import NotFound, Precondition
-from jobkit.domain.job import Job, JobState, QuarantineReason, Token
+from jobkit.domain.job import Job, JobState, Token
 
 WAITING = (JobState.PENDING.value, JobState.QUEUED.value, JobState.RETRYING.value)
 
@@ -26,22 +26,22 @@ class SqlSteering:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def cancel(self, job_id: UUID) -> Job:
-        async def work(connection: AsyncConnection) -> Job:
+    async def cancel(self, job_id: UUID) -> tuple[Job, bool]:
+        async def work(connection: AsyncConnection) -> tuple[Job, bool]:
             job = await _lock(connection, job_id)
             if job.state is JobState.RUNNING:
                 await _update(connection, job_id, cancel_requested=True)
-            elif job.state.finished:
+                return await _read(connection, job_id), False
+            if job.state.finished:
                 if job.state is JobState.CANCELLED:
-                    return job
+                    return job, False
                 raise Precondition(
                     f"job is {job.state.value} already", reason="JOB_NOT_CANCELLABLE", metadata=_about(job)
                 )
-            else:
-                await _update(
-                    connection, job_id, state=JobState.CANCELLED.value, finished_at=db_now(), **_NO_QUARANTINE
-                )
-            return await _read(connection, job_id)
+            await _update(
+                connection, job_id, state=JobState.CANCELLED.value, finished_at=db_now(), **_NO_QUARANTINE
+            )
+            return await _read(connection, job_id), True
 
         return await self._database.write(work)
 
@@ -55,22 +55,15 @@ class SqlSteering:
                     reason="JOB_NOT_QUARANTINED",
                     metadata=_about(job),
                 )
-            if job.quarantine.reason is QuarantineReason.BREAKER_OPEN:
-                # Its place in line stays; it flows when the breaker closes.
+            if job.quarantine.reason.by_hold:
+                # Its place in line stays; it flows when the breaker closes or the pause ends.
                 if changes:
                     await _update(connection, job_id, **changes)
                 return await _read(connection, job_id), None
             row = await _update(
                 connection,
                 job_id,
-                state=JobState.QUEUED.value,
-                attempts_base=jobs.c.attempts,
-                losses=0,
-                losses_alone=0,
-                due_at=db_now(),
-                session_id=session,
-                hold_mark=mark_now,
-                **_NO_QUARANTINE,
+                **back_to_work(session),
                 **changes,
             )
             await answer_for(connection, session, [job_id])
@@ -78,26 +71,43 @@ class SqlSteering:
 
         return await self._database.write(work)
 
-    async def discard(self, job_id: UUID) -> Job:
-        async def work(connection: AsyncConnection) -> Job:
+    async def discard(self, job_id: UUID) -> tuple[Job, bool]:
+        async def work(connection: AsyncConnection) -> tuple[Job, bool]:
             job = await _lock(connection, job_id)
             if job.state is JobState.DISCARDED:
-                return job
+                return job, False
             if job.quarantine is None:
                 raise Precondition(
                     f"job is {job.state.value}, not quarantined",
                     reason="JOB_NOT_QUARANTINED",
                     metadata=_about(job),
                 )
-            await _update(
-                connection, job_id, state=JobState.DISCARDED.value, finished_at=db_now(), **_NO_QUARANTINE
-            )
-            return await _read(connection, job_id)
+            await _update(connection, job_id, **given_up())
+            return await _read(connection, job_id), True
 
         return await self._database.write(work)
 
 
 _NO_QUARANTINE: dict[str, Any] = {"quarantine_reason": None, "quarantined_at": None}
+
+
+def back_to_work(session: UUID) -> dict[str, Any]:
+    """What makes a quarantined row run again: its attempts go on counting, its limit starts anew."""
+    return {
+        "state": JobState.QUEUED.value,
+        "attempts_base": jobs.c.attempts,
+        "losses": 0,
+        "losses_alone": 0,
+        "due_at": db_now(),
+        "session_id": session,
+        "hold_mark": mark_now,
+        **_NO_QUARANTINE,
+    }
+
+
+def given_up() -> dict[str, Any]:
+    """What makes a quarantined row a discarded one."""
+    return {"state": JobState.DISCARDED.value, "finished_at": db_now(), **_NO_QUARANTINE}
 
 
 def _about(job: Job) -> dict[str, str]:

@@ -8,15 +8,43 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-metadata = sa.MetaData(
-    naming_convention={
-        "pk": "%(table_name)s_pkey",
-        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
-        "uq": "%(table_name)s_%(column_0_N_name)s_key",
-    }
+from jobkit.adapters.sql.base import Millis, metadata, partial
+from jobkit.adapters.sql.breaker_tables import (
+    attempt_log,
+    breaker_standing,
+    breaker_transitions,
+    faults,
+    incidents,
+    policies,
 )
 
-Millis = sa.BigInteger
+__all__ = [
+    "WAITING",
+    "WAITING_SQL",
+    "Millis",
+    "attempt_log",
+    "breaker_standing",
+    "breaker_transitions",
+    "claim_fronts",
+    "counters",
+    "faults",
+    "incidents",
+    "job_labels",
+    "job_types",
+    "jobs",
+    "metadata",
+    "policies",
+    "publishers",
+    "redrive_jobs",
+    "redrive_types",
+    "redrives",
+    "request_keys",
+    "type_changes",
+    "type_needs",
+    "undecodable",
+    "worker_commands",
+    "workers",
+]
 
 jobs = sa.Table(
     "jobs",
@@ -61,6 +89,8 @@ jobs = sa.Table(
     sa.Column("error_retryable", sa.Boolean),
     sa.Column("quarantine_reason", sa.String(32)),
     sa.Column("quarantined_at", Millis),
+    # What puts quarantined jobs together: `domain.failure.group_of`. NULL where it was never asked.
+    sa.Column("failure_group", sa.BigInteger),
     # Failed attempts, newest last, bounded; a success is read off the row itself.
     sa.Column("history", sa.LargeBinary),
     sa.Column("created_at", Millis, nullable=False),
@@ -74,22 +104,25 @@ WAITING_SQL = "state IN ('PENDING', 'QUEUED', 'RETRYING')"
 WAITING = sa.text(f"jobs.{WAITING_SQL}")
 
 
-def _partial(name: str, *columns: sa.Column[object], where: str) -> sa.Index:
-    clause = sa.text(where)
-    return sa.Index(name, *columns, postgresql_where=clause, sqlite_where=clause)
-
-
 # Lists and filters: one bounded scan per (type, state), merged.
 sa.Index("jobs_type_state_idx", jobs.c.job_type, jobs.c.state, jobs.c.job_id)
 # Lost tokens: the oldest waiting rows of a type.
-_partial("jobs_waiting_idx", jobs.c.job_type, jobs.c.due_at, where=WAITING_SQL)
+partial("jobs_waiting_idx", jobs.c.job_type, jobs.c.due_at, where=WAITING_SQL)
 # Nobody's tokens: what the overdue reconciler publishes.
-_partial("jobs_overdue_idx", jobs.c.due_at, where=f"session_id IS NULL AND {WAITING_SQL}")
+partial("jobs_overdue_idx", jobs.c.due_at, where=f"session_id IS NULL AND {WAITING_SQL}")
 # Leases that ran out.
-_partial("jobs_lease_idx", jobs.c.lease_until, where="state = 'RUNNING'")
+partial("jobs_lease_idx", jobs.c.lease_until, where="state = 'RUNNING'")
 # Filters by error code and reason; most jobs are in neither.
-_partial("jobs_error_idx", jobs.c.error_code, jobs.c.job_id, where="error_code IS NOT NULL")
-_partial("jobs_reason_idx", jobs.c.quarantine_reason, jobs.c.job_id, where="quarantine_reason IS NOT NULL")
+partial("jobs_error_idx", jobs.c.error_code, jobs.c.job_id, where="error_code IS NOT NULL")
+partial("jobs_reason_idx", jobs.c.quarantine_reason, jobs.c.job_id, where="quarantine_reason IS NOT NULL")
+# Groups of failures, counted from the index alone; also what a redrive of one group walks along.
+partial(
+    "jobs_group_idx",
+    jobs.c.failure_group,
+    jobs.c.job_id,
+    jobs.c.quarantined_at,
+    where="quarantine_reason IS NOT NULL",
+)
 
 # Filters by label: one bounded scan per (key, value).
 job_labels = sa.Table(
@@ -120,9 +153,43 @@ job_types = sa.Table(
     sa.Column("held_reason", sa.String(32)),
     sa.Column("held_since", Millis),
     sa.Column("held_until", Millis),
-    # The breaker generation that last wrote the hold: an older one changes nothing.
-    sa.Column("hold_generation", sa.BigInteger, nullable=False, server_default="0"),
+    # The breaker that holds it: its own, or that of a dependency.
+    sa.Column("held_breaker", sa.String(130)),
+    # An operator's pause: it stands until lifted, or until `paused_until` has passed.
+    sa.Column("paused_since", Millis),
+    sa.Column("paused_until", Millis),
+    sa.Column("paused_actor", sa.Text),
+    sa.Column("paused_reason", sa.Text),
+    # An operator's limit: attempts of the whole fleet at once.
+    sa.Column("slot_limit", sa.Integer),
+    # Of the newest row in `type_changes`.
+    sa.Column("revision", sa.BigInteger, nullable=False, server_default="0"),
 )
+
+# What the handlers of a type say that they need.
+type_needs = sa.Table(
+    "type_needs",
+    metadata,
+    sa.Column("job_type", sa.String(128), primary_key=True),
+    sa.Column("dependency", sa.String(128), primary_key=True),
+    sa.Column("seen_at", Millis, nullable=False),
+)
+sa.Index("type_needs_dependency_idx", type_needs.c.dependency)
+
+# What operators did to types, in commit order. It outlives the type.
+type_changes = sa.Table(
+    "type_changes",
+    metadata,
+    sa.Column("revision", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("job_type", sa.String(128), nullable=False),
+    sa.Column("at", Millis, nullable=False),
+    sa.Column("action", sa.String(16), nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("until", Millis),
+    sa.Column("slot_limit", sa.Integer),
+)
+sa.Index("type_changes_type_idx", type_changes.c.job_type, type_changes.c.revision)
 
 # One row per publishing process, written once a second.
 publishers = sa.Table(
@@ -154,21 +221,23 @@ workers = sa.Table(
     sa.Column("serves", sa.LargeBinary, nullable=False),
 )
 
-# Every breaker transition, in commit order.
-breaker_transitions = sa.Table(
-    "breaker_transitions",
+# What single workers were told to do, and what became of it.
+worker_commands = sa.Table(
+    "worker_commands",
     metadata,
-    sa.Column("revision", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("breaker", sa.String(130), nullable=False),
-    sa.Column("generation", sa.BigInteger, nullable=False),
-    sa.Column("from_state", sa.String(16), nullable=False),
-    sa.Column("to_state", sa.String(16), nullable=False),
-    sa.Column("at", Millis, nullable=False),
-    sa.Column("cause", sa.String(16), nullable=False),
+    sa.Column("command_id", sa.Uuid, primary_key=True),
+    sa.Column("worker_id", sa.String(128), nullable=False),
+    sa.Column("instance_id", sa.String(64), nullable=False),
+    sa.Column("action", sa.String(16), nullable=False),
     sa.Column("actor", sa.Text, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
-    sa.Column("error_code", sa.String(64), nullable=False),
-    sa.UniqueConstraint("breaker", "generation"),
+    sa.Column("asked_at", Millis, nullable=False),
+    sa.Column("answered_at", Millis),
+    sa.Column("code", sa.Integer, nullable=False),
+    sa.Column("error", sa.Text, nullable=False),
+    sa.Index("worker_commands_worker_idx", "worker_id", "asked_at"),
+    sa.Index("worker_commands_asked_idx", "asked_at"),
+    sa.Index("worker_commands_open_idx", "answered_at", "asked_at"),
 )
 
 # Numbers given out in commit order, under the row's lock.
@@ -187,4 +256,66 @@ undecodable = sa.Table(
     sa.Column("filed_at", Millis, nullable=False),
     sa.Column("headers", sa.LargeBinary, nullable=False),
     sa.Column("body", sa.LargeBinary, nullable=False),
+)
+
+# Quarantined jobs sent back in bulk: what was asked for, and how it ended.
+redrives = sa.Table(
+    "redrives",
+    metadata,
+    sa.Column("redrive_id", sa.Uuid, primary_key=True),
+    sa.Column("filter", sa.Text, nullable=False),
+    # Jobs a second, of each type; NULL for adaptive.
+    sa.Column("rate", sa.Float),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("request_id", sa.String(128), unique=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    # Whether a reconciler still has something to do for it: jobs to send, or ends to learn of.
+    sa.Column("active", sa.Boolean, nullable=False),
+    # It takes what was quarantined before this moment.
+    sa.Column("created_at", Millis, nullable=False),
+    sa.Column("finished_at", Millis),
+    sa.Column("ended_by", sa.Text, nullable=False),
+    sa.Column("end_reason", sa.Text, nullable=False),
+)
+partial("redrives_active_idx", redrives.c.redrive_id, where="active")
+
+# One row per job type of a redrive. Whoever works on it locks it for one short transaction.
+redrive_types = sa.Table(
+    "redrive_types",
+    metadata,
+    sa.Column("redrive_id", sa.Uuid, primary_key=True),
+    sa.Column("job_type", sa.String(128), primary_key=True),
+    sa.Column("total", sa.BigInteger, nullable=False),
+    sa.Column("redriven", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("succeeded", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("failed", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("cancelled", sa.BigInteger, nullable=False, server_default="0"),
+    # The last job that was sent: ids are taken in order, so that none is ever taken twice.
+    sa.Column("sent_to", sa.Uuid, nullable=False),
+    # Nothing is left to send.
+    sa.Column("sent_all", sa.Boolean, nullable=False, server_default=sa.false()),
+    # Where the next look at the jobs that have not ended goes on.
+    sa.Column("looked_to", sa.Uuid, nullable=False),
+    sa.Column("moved_at", Millis, nullable=False),
+    sa.Column("held", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("stop_reason", sa.Text, nullable=False),
+    # Nothing is left to send or to learn.
+    sa.Column("closed", sa.Boolean, nullable=False, server_default=sa.false()),
+    # `domain.redrive.Pace`, as JSON.
+    sa.Column("pace", sa.LargeBinary, nullable=False),
+)
+
+# Redriven jobs that have not ended yet. A row lives from the send to the end of its job, so that looking costs what
+# is under way and not what the redrive has done so far; and the rows of `jobs` carry nothing for it.
+redrive_jobs = sa.Table(
+    "redrive_jobs",
+    metadata,
+    sa.Column("redrive_id", sa.Uuid, primary_key=True),
+    sa.Column("job_type", sa.String(128), primary_key=True),
+    sa.Column("job_id", sa.Uuid, primary_key=True),
+    # The job's attempts when it was sent: if they have another base now, somebody has sent it again since.
+    sa.Column("attempts_base", sa.Integer, nullable=False),
+    # Its first run has failed.
+    sa.Column("failing", sa.Boolean, nullable=False, server_default=sa.false()),
 )

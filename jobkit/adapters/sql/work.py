@@ -10,14 +10,22 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from jobkit.adapters.sql.direct import Hot
 from jobkit.adapters.sql.engine import Database, in_halves
-from jobkit.adapters.sql.outcomes import LOCK_FREE, LOOK, RUNNING, settle_batch, whole_millis
+from jobkit.adapters.sql.outcomes import (
+    LOCK_FREE,
+    LOOK,
+    RUNNING,
+    complete_batch,
+    settle_batch,
+    whole_millis,
+)
 from jobkit.adapters.sql.rows import CLAIM_COLUMNS, claimed_of
 from jobkit.adapters.sql.tables import job_types, jobs
-from jobkit.adapters.sql.terms import UUIDS, any_uuid, db_now
+from jobkit.adapters.sql.terms import UUIDS, any_uuid, db_now, unindexed
 from jobkit.domain.job import ClaimedJob, JobState, QuarantineReason
 from jobkit.domain.job import JobError as Error
-from jobkit.domain.retry import Isolate
+from jobkit.domain.retry import Complete, Isolate
 from jobkit.ports import Held, Lease, Miss, Settlement
 
 # A token comes from the ladder a little before or after its due time: clocks of broker and database differ.
@@ -35,7 +43,7 @@ class SqlWork:
     ) -> Mapping[UUID, ClaimedJob | Miss]:
         wanted = sorted(set(ids))
         values = {"b_ids": wanted, "b_claim": claim_id, "b_worker": worker_id, "b_lease": whole_millis(lease)}
-        return await self._database.write(lambda c: _claim(c, _CLAIM, values))
+        return await self._claim(_CLAIM, values)
 
     async def take_over(
         self, expired: Lease, *, claim_id: UUID, worker_id: str, lease: timedelta
@@ -48,8 +56,20 @@ class SqlWork:
             "b_fence": expired.held.delivery,
             "b_until": expired.lease_until,
         }
-        found = await self._database.write(lambda c: _claim(c, _TAKE_OVER, values))
+        found = await self._claim(_TAKE_OVER, values)
         return found[expired.held.job_id]
+
+    async def _claim(self, hot: Hot, values: dict[str, Any]) -> dict[UUID, ClaimedJob | Miss]:
+        """Answers for all of `b_ids`."""
+        rows = await self._database.rows(hot, values, write=True)
+        found: dict[UUID, ClaimedJob | Miss] = {row[0]: claimed_of(row) for row in rows}
+        missing = [job_id for job_id in values["b_ids"] if job_id not in found]
+        if missing:
+            others = {
+                row.job_id: row for row in await self._database.rows(_FIND, {"b_ids": missing}, write=False)
+            }
+            found.update((job_id, _miss(others.get(job_id))) for job_id in missing)
+        return found
 
     async def renew(self, held: Sequence[Held], *, lease: timedelta) -> tuple[set[UUID], set[UUID]]:
         fences = {h.job_id: h.delivery for h in held}
@@ -97,22 +117,36 @@ class SqlWork:
         async def run(part: Sequence[Settlement]) -> list[bool]:
             return await self._database.write(lambda c: settle_batch(c, part))
 
+        async def complete(part: Sequence[Settlement]) -> list[bool]:
+            return await complete_batch(self._database, part)
+
         async def alone(item: Settlement) -> bool:
             unstorable = Error("UNSTORABLE_OUTCOME", "the outcome cannot be stored", retryable=False)
             decision = Isolate(QuarantineReason.NON_RETRYABLE, unstorable)
             (answer,) = await run([Settlement(item.at, decision, (), item.session)])
             return answer
 
-        return await in_halves(batch, run, alone) if batch else []
+        # The one statement for many finds a row's outcome by the row's id.
+        twice = len({item.at.job_id for item in batch}) < len(batch)
+        if self._database.is_sqlite or twice:
+            return await in_halves(batch, run, alone) if batch else []
+        # Most batches hold nothing but successes. Each item's answer is its own: two transactions do as well as one.
+        good = [item for item in batch if isinstance(item.decision, Complete)]
+        rest = [item for item in batch if not isinstance(item.decision, Complete)]
+        told = iter(await in_halves(good, complete, alone) if good else [])
+        others = iter(await in_halves(rest, run, alone) if rest else [])
+        return [next(told if isinstance(item.decision, Complete) else others) for item in batch]
 
 
+# Conditions on rows that are found by their ids: no other index is to be looked at for them.
+_state = unindexed(jobs.c.state)
 _WAITING = sa.and_(
-    jobs.c.state.in_([JobState.PENDING.value, JobState.QUEUED.value, JobState.RETRYING.value]),
+    sa.or_(*(_state == state.value for state in JobState if state.waiting)),
     jobs.c.due_at <= db_now() + DUE_TOLERANCE_MS,
 )
 # As it was seen. A cancelled one is left to the rescue, which ends it.
 _EXPIRED = sa.and_(
-    jobs.c.state == RUNNING,
+    _state == RUNNING,
     jobs.c.deliveries == sa.bindparam("b_fence", type_=sa.Integer),
     jobs.c.lease_until == sa.bindparam("b_until", type_=sa.BigInteger),
     jobs.c.lease_until < db_now(),
@@ -124,7 +158,7 @@ def _claiming(claimable: sa.ColumnElement[bool]) -> sa.UpdateBase:
     """Takes `claimable` rows, and those that this very claim took already (a repeat after a lost reply)."""
     now = db_now()
     claim_id = sa.bindparam("b_claim", type_=sa.Uuid)
-    running = jobs.c.state == RUNNING
+    running = _state == RUNNING
     repeat = sa.and_(running, jobs.c.claim_id == claim_id)
     current = (
         sa.select(job_types.c.hold_number).where(job_types.c.job_type == jobs.c.job_type).scalar_subquery()
@@ -154,16 +188,18 @@ def _claiming(claimable: sa.ColumnElement[bool]) -> sa.UpdateBase:
 
 
 # Statements are made once: building one costs more than running it.
-_CLAIM, _TAKE_OVER = _claiming(_WAITING), _claiming(_EXPIRED)
-_FIND = sa.select(
-    jobs.c.job_id,
-    jobs.c.state,
-    jobs.c.deliveries,
-    jobs.c.due_at,
-    jobs.c.lease_until,
-    jobs.c.cancel_requested,
-    db_now().label("now"),
-).where(any_uuid(jobs.c.job_id, sa.bindparam("b_ids", type_=UUIDS)))
+_CLAIM, _TAKE_OVER = Hot(_claiming(_WAITING)), Hot(_claiming(_EXPIRED))
+_FIND = Hot(
+    sa.select(
+        jobs.c.job_id,
+        jobs.c.state,
+        jobs.c.deliveries,
+        jobs.c.due_at,
+        jobs.c.lease_until,
+        jobs.c.cancel_requested,
+        db_now().label("now"),
+    ).where(any_uuid(jobs.c.job_id, sa.bindparam("b_ids", type_=UUIDS)))
+)
 _RENEW = (
     sa.update(jobs)
     .where(any_uuid(jobs.c.job_id, sa.bindparam("b_ids", type_=UUIDS)))
@@ -174,7 +210,7 @@ _ALONE = (
     .where(
         jobs.c.job_id == sa.bindparam("b_id"),
         jobs.c.deliveries == sa.bindparam("b_fence"),
-        jobs.c.state == RUNNING,
+        _state == RUNNING,
     )
     .values(alone=True)
 )
@@ -183,7 +219,7 @@ _PROGRESS = (
     .where(
         jobs.c.job_id == sa.bindparam("b_id"),
         jobs.c.deliveries == sa.bindparam("b_fence"),
-        jobs.c.state == RUNNING,
+        _state == RUNNING,
     )
     .values(
         progress_processed=sa.bindparam("b_processed"),
@@ -191,20 +227,6 @@ _PROGRESS = (
         updated_at=db_now(),
     )
 )
-
-
-async def _claim(
-    connection: AsyncConnection, statement: sa.UpdateBase, values: dict[str, Any]
-) -> dict[UUID, ClaimedJob | Miss]:
-    """Answers for all of `b_ids`."""
-    found: dict[UUID, ClaimedJob | Miss] = {
-        row.job_id: claimed_of(row) for row in await connection.execute(statement, values)
-    }
-    missing = [job_id for job_id in values["b_ids"] if job_id not in found]
-    if missing:
-        rows = {row.job_id: row for row in await connection.execute(_FIND, {"b_ids": missing})}
-        found.update((job_id, _miss(rows.get(job_id))) for job_id in missing)
-    return found
 
 
 def _miss(row: Any) -> Miss:

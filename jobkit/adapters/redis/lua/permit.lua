@@ -1,4 +1,5 @@
--- Take or return a leased probe permit of the current generation; a swap to another one deletes them all.
+-- Take or return a leased permit of the current generation: to probe (a swap to another generation deletes those), or
+-- to be ejected (those stay).
 -- KEYS  record, permits (zset of holders by the end of their lease)
 -- ARGV  generation, holder, how many permits there are (0 returns the holder's), lease ms
 -- returns 1 when the permit was taken (or had been by this holder: its lease begins again), else 0

@@ -32,3 +32,21 @@ local function ensure(key, kind)
   local found = redis.call('TYPE', key).ok
   if found ~= kind and found ~= 'none' then redis.call('DEL', key) end
 end
+
+-- The id of the entry that was written last, whether or not it is still there.
+local function last_id(key)
+  local info = redis.pcall('XINFO', 'STREAM', key)
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' then return info[i + 1] end
+  end
+  return '0-0'
+end
+
+-- One entry of the attempt log, at the very millisecond that the decisions of it will know; nobody reads it here.
+-- 'p' is the entry before it, so that a gap shows.
+local function note(key, entry, kept, now)
+  if entry == '' then return end
+  ensure(key, 'stream')
+  redis.call('XADD', key, 'MAXLEN', '~', kept, '*', 't', whole(now), 'p', last_id(key), 'e', entry)
+  redis.call('PEXPIRE', key, 86400000)
+end

@@ -1,10 +1,13 @@
 -- Add evidence if it belongs to the current generation; return the window.
--- KEYS  record, recent (list), codes (zset), counts (hash), prefix of the zsets of distinct jobs. Those end in
---       an error code and so are in the same slot as the prefix.
--- ARGV  generation ('' adds nothing), sample, window ms, jobs kept, codes kept, code for the others, slices,
---       then job id and error code ('' is a success) of each outcome in order of finishing
--- returns {now, record or '', {recent codes, newest first}, {code, jobs, attempts, ...}, first failure or ''}
+-- KEYS  record, recent (list), codes (zset), counts (hash), prefix of the zsets of distinct jobs, permits, workers
+--       (zset), sources (zset), ejected (zset by end of lease), log (stream). The zsets of jobs end in an error code and so are in
+--       the same slot as their prefix.
+-- ARGV  generation ('' adds nothing), sample, window ms, jobs kept, codes kept, code for the others, slices, worker,
+--       entry of the log, entries kept, then job id, error code ('' is a success), trace and source of each outcome in order of finishing
+-- returns {now, record or '', {recent outcomes, newest first: 'ms code job trace source worker'}, {code, jobs, attempts,
+--          ...}, first failure or '', number of workers, number of sources, {ejected worker, end of its lease, ...}}
 local RECENT, CODES, COUNTS, JOBS = KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local WORKERS, SOURCES, EJECTED = KEYS[7], KEYS[8], KEYS[9]
 local sample, window = tonumber(ARGV[2]), tonumber(ARGV[3])
 local jobs_kept, codes_kept, other = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 local now = milliseconds()
@@ -15,7 +18,10 @@ local record, value = stored(KEYS[1])
 ensure(RECENT, 'list')
 ensure(CODES, 'zset')
 ensure(COUNTS, 'hash')
+for i = 7, 9 do ensure(KEYS[i], 'zset') end
 redis.call('ZREMRANGEBYSCORE', CODES, '-inf', whole(oldest))
+redis.call('ZREMRANGEBYSCORE', WORKERS, '-inf', whole(oldest))
+redis.call('ZREMRANGEBYSCORE', SOURCES, '-inf', whole(oldest))
 
 local function bounded(code)
   if redis.call('ZSCORE', CODES, code) or redis.call('ZCARD', CODES) < codes_kept then return code end
@@ -23,18 +29,21 @@ local function bounded(code)
 end
 
 local function add()
-  local failed = {}
-  for i = 8, #ARGV, 2 do
-    local code = ARGV[i + 1]
+  local failed, worker = {}, ARGV[8]
+  for i = 11, #ARGV, 4 do
+    local code, who = ARGV[i + 1], ' - - '
     if code ~= '' then
       code = bounded(code)
       if not failed[code] then ensure(JOBS .. code, 'zset') end
       failed[code] = (failed[code] or 0) + 1
       redis.call('ZADD', CODES, whole(now), code)
       redis.call('ZADD', JOBS .. code, whole(now), ARGV[i])
+      who = ' ' .. ARGV[i] .. ' ' .. (ARGV[i + 2] ~= '' and ARGV[i + 2] or '-') .. ' '
     end
-    redis.call('LPUSH', RECENT, whole(now) .. ' ' .. code)
+    redis.call('LPUSH', RECENT, whole(now) .. ' ' .. code .. who .. ARGV[i + 3] .. ' ' .. worker)
+    redis.call('ZADD', SOURCES, whole(now), ARGV[i + 3])
   end
+  redis.call('ZADD', WORKERS, whole(now), worker)
   redis.call('LTRIM', RECENT, 0, sample - 1)
   -- A minute more than the window: a swap that closes still has to learn which codes there were.
   local ttl = whole(window + 60000)
@@ -46,18 +55,20 @@ local function add()
     redis.call('HSET', COUNTS, field, whole((count or 0) + attempts) .. ' ' .. (first or whole(now)))
   end
   if next(failed) then redis.call('HSET', COUNTS, 'window', ARGV[3]) end
-  redis.call('PEXPIRE', RECENT, ttl)
-  redis.call('PEXPIRE', CODES, ttl)
-  redis.call('PEXPIRE', COUNTS, ttl)
+  for _, key in ipairs({RECENT, CODES, COUNTS, WORKERS, SOURCES}) do redis.call('PEXPIRE', key, ttl) end
 end
 
-if #ARGV > 8 and tonumber(ARGV[1]) == generation_of(record) then add() end
+if ARGV[1] ~= '' and tonumber(ARGV[1]) == generation_of(record) then
+  if #ARGV > 10 then add() end
+  note(KEYS[10], ARGV[9], ARGV[10], now)
+end
 
 local recent = {}
 for _, entry in ipairs(redis.call('LRANGE', RECENT, 0, sample - 1)) do
-  local at, code = string.match(entry, '^(%d+) ([%w_]*)$')
+  -- What an earlier release wrote has no more than a code.
+  local at = string.match(entry, '^(%d+) [%w_]* .*$')
   if at and tonumber(at) <= oldest then break end
-  if at then recent[#recent + 1] = code end
+  if at then recent[#recent + 1] = entry end
 end
 
 local jobs = {}
@@ -88,4 +99,6 @@ for code, distinct in pairs(jobs) do
   codes[#codes + 1] = whole(distinct)
   codes[#codes + 1] = whole(attempts[code] or 0)
 end
-return {whole(now), value or '', recent, codes, first_failure and whole(first_failure) or ''}
+local ejected = redis.call('ZRANGEBYSCORE', EJECTED, '(' .. whole(now), '+inf', 'WITHSCORES')
+return {whole(now), value or '', recent, codes, first_failure and whole(first_failure) or '',
+        redis.call('ZCARD', WORKERS), redis.call('ZCARD', SOURCES), ejected}

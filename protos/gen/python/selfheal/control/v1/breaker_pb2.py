@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!selfheal/control/v1/breaker.proto\x12\x13selfheal.control.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaf\x04\n\x07\x42reaker\x12\x18\n\x07\x62reaker\x18\x01 \x01(\tR\x07\x62reaker\x12\x37\n\x05state\x18\x02 \x01(\x0e\x32!.selfheal.control.v1.BreakerStateR\x05state\x12\x1e\n\ngeneration\x18\x03 \x01(\x03R\ngeneration\x12\x37\n\topen_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08openTime\x12\x39\n\nopen_until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\topenUntil\x12\x1d\n\nerror_code\x18\x06 \x01(\tR\terrorCode\x12\x1a\n\x08reopened\x18\x07 \x01(\x05R\x08reopened\x12\x16\n\x06\x66orced\x18\x08 \x01(\x08R\x06\x66orced\x12\x46\n\x08\x66\x61ilures\x18\t \x03(\x0b\x32*.selfheal.control.v1.Breaker.FailuresEntryR\x08\x66\x61ilures\x12H\n\x0btransitions\x18\n \x03(\x0b\x32&.selfheal.control.v1.BreakerTransitionR\x0btransitions\x12\x1b\n\theld_jobs\x18\x0b \x01(\x03R\x08heldJobs\x1a;\n\rFailuresEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x05R\x05value:\x02\x38\x01\"\x81\x03\n\x11\x42reakerTransition\x12@\n\nfrom_state\x18\x01 \x01(\x0e\x32!.selfheal.control.v1.BreakerStateR\tfromState\x12<\n\x08to_state\x18\x02 \x01(\x0e\x32!.selfheal.control.v1.BreakerStateR\x07toState\x12\x1e\n\ngeneration\x18\x03 \x01(\x03R\ngeneration\x12\x43\n\x0ftransition_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0etransitionTime\x12:\n\x05\x63\x61use\x18\x05 \x01(\x0e\x32$.selfheal.control.v1.TransitionCauseR\x05\x63\x61use\x12\x14\n\x05\x61\x63tor\x18\x06 \x01(\tR\x05\x61\x63tor\x12\x16\n\x06reason\x18\x07 \x01(\tR\x06reason\x12\x1d\n\nerror_code\x18\x08 \x01(\tR\terrorCode*|\n\x0c\x42reakerState\x12\x1d\n\x19\x42REAKER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42REAKER_STATE_CLOSED\x10\x01\x12\x16\n\x12\x42REAKER_STATE_OPEN\x10\x02\x12\x1b\n\x17\x42REAKER_STATE_HALF_OPEN\x10\x03*\x8d\x01\n\x0fTransitionCause\x12 \n\x1cTRANSITION_CAUSE_UNSPECIFIED\x10\x00\x12\x1d\n\x19TRANSITION_CAUSE_EVIDENCE\x10\x01\x12\x1a\n\x16TRANSITION_CAUSE_TIMER\x10\x02\x12\x1d\n\x19TRANSITION_CAUSE_OPERATOR\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!selfheal/control/v1/breaker.proto\x12\x13selfheal.control.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaf\x04\n\x07\x42reaker\x12\x18\n\x07\x62reaker\x18\x01 \x01(\tR\x07\x62reaker\x12\x37\n\x05state\x18\x02 \x01(\x0e\x32!.selfheal.control.v1.BreakerStateR\x05state\x12\x1e\n\ngeneration\x18\x03 \x01(\x03R\ngeneration\x12\x37\n\topen_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08openTime\x12\x39\n\nopen_until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\topenUntil\x12\x1d\n\nerror_code\x18\x06 \x01(\tR\terrorCode\x12\x1a\n\x08reopened\x18\x07 \x01(\x05R\x08reopened\x12\x16\n\x06\x66orced\x18\x08 \x01(\x08R\x06\x66orced\x12\x46\n\x08\x66\x61ilures\x18\t \x03(\x0b\x32*.selfheal.control.v1.Breaker.FailuresEntryR\x08\x66\x61ilures\x12H\n\x0btransitions\x18\n \x03(\x0b\x32&.selfheal.control.v1.BreakerTransitionR\x0btransitions\x12\x1b\n\theld_jobs\x18\x0b \x01(\x03R\x08heldJobs\x1a;\n\rFailuresEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x05R\x05value:\x02\x38\x01\"\x8f\x04\n\x11\x42reakerTransition\x12@\n\nfrom_state\x18\x01 \x01(\x0e\x32!.selfheal.control.v1.BreakerStateR\tfromState\x12<\n\x08to_state\x18\x02 \x01(\x0e\x32!.selfheal.control.v1.BreakerStateR\x07toState\x12\x1e\n\ngeneration\x18\x03 \x01(\x03R\ngeneration\x12\x43\n\x0ftransition_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0etransitionTime\x12:\n\x05\x63\x61use\x18\x05 \x01(\x0e\x32$.selfheal.control.v1.TransitionCauseR\x05\x63\x61use\x12\x14\n\x05\x61\x63tor\x18\x06 \x01(\tR\x05\x61\x63tor\x12\x16\n\x06reason\x18\x07 \x01(\tR\x06reason\x12\x1d\n\nerror_code\x18\x08 \x01(\tR\terrorCode\x12\x1a\n\x08revision\x18\t \x01(\x03R\x08revision\x12\x18\n\x07\x62reaker\x18\n \x01(\tR\x07\x62reaker\x12\x14\n\x05scope\x18\x0b \x01(\tR\x05scope\x12@\n\x08\x65vidence\x18\x0c \x01(\x0b\x32$.selfheal.control.v1.BreakerEvidenceR\x08\x65vidence\"\xf7\x03\n\x0f\x42reakerEvidence\x12N\n\x08\x66\x61ilures\x18\x01 \x03(\x0b\x32\x32.selfheal.control.v1.BreakerEvidence.FailuresEntryR\x08\x66\x61ilures\x12[\n\rdistinct_jobs\x18\x02 \x03(\x0b\x32\x36.selfheal.control.v1.BreakerEvidence.DistinctJobsEntryR\x0c\x64istinctJobs\x12\x1f\n\x0bsample_size\x18\x03 \x01(\x05R\nsampleSize\x12\x18\n\x07workers\x18\x04 \x03(\tR\x07workers\x12\x17\n\x07job_ids\x18\x05 \x03(\tR\x06jobIds\x12\x1b\n\ttrace_ids\x18\x06 \x03(\tR\x08traceIds\x12H\n\x12\x66irst_failure_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x10\x66irstFailureTime\x1a;\n\rFailuresEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x05R\x05value:\x02\x38\x01\x1a?\n\x11\x44istinctJobsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x05R\x05value:\x02\x38\x01*|\n\x0c\x42reakerState\x12\x1d\n\x19\x42REAKER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42REAKER_STATE_CLOSED\x10\x01\x12\x16\n\x12\x42REAKER_STATE_OPEN\x10\x02\x12\x1b\n\x17\x42REAKER_STATE_HALF_OPEN\x10\x03*\x8d\x01\n\x0fTransitionCause\x12 \n\x1cTRANSITION_CAUSE_UNSPECIFIED\x10\x00\x12\x1d\n\x19TRANSITION_CAUSE_EVIDENCE\x10\x01\x12\x1a\n\x16TRANSITION_CAUSE_TIMER\x10\x02\x12\x1d\n\x19TRANSITION_CAUSE_OPERATOR\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,14 +34,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_BREAKER_FAILURESENTRY']._loaded_options = None
   _globals['_BREAKER_FAILURESENTRY']._serialized_options = b'8\001'
-  _globals['_BREAKERSTATE']._serialized_start=1041
-  _globals['_BREAKERSTATE']._serialized_end=1165
-  _globals['_TRANSITIONCAUSE']._serialized_start=1168
-  _globals['_TRANSITIONCAUSE']._serialized_end=1309
+  _globals['_BREAKEREVIDENCE_FAILURESENTRY']._loaded_options = None
+  _globals['_BREAKEREVIDENCE_FAILURESENTRY']._serialized_options = b'8\001'
+  _globals['_BREAKEREVIDENCE_DISTINCTJOBSENTRY']._loaded_options = None
+  _globals['_BREAKEREVIDENCE_DISTINCTJOBSENTRY']._serialized_options = b'8\001'
+  _globals['_BREAKERSTATE']._serialized_start=1689
+  _globals['_BREAKERSTATE']._serialized_end=1813
+  _globals['_TRANSITIONCAUSE']._serialized_start=1816
+  _globals['_TRANSITIONCAUSE']._serialized_end=1957
   _globals['_BREAKER']._serialized_start=92
   _globals['_BREAKER']._serialized_end=651
   _globals['_BREAKER_FAILURESENTRY']._serialized_start=592
   _globals['_BREAKER_FAILURESENTRY']._serialized_end=651
   _globals['_BREAKERTRANSITION']._serialized_start=654
-  _globals['_BREAKERTRANSITION']._serialized_end=1039
+  _globals['_BREAKERTRANSITION']._serialized_end=1181
+  _globals['_BREAKEREVIDENCE']._serialized_start=1184
+  _globals['_BREAKEREVIDENCE']._serialized_end=1687
+  _globals['_BREAKEREVIDENCE_FAILURESENTRY']._serialized_start=592
+  _globals['_BREAKEREVIDENCE_FAILURESENTRY']._serialized_end=651
+  _globals['_BREAKEREVIDENCE_DISTINCTJOBSENTRY']._serialized_start=1624
+  _globals['_BREAKEREVIDENCE_DISTINCTJOBSENTRY']._serialized_end=1687
 # @@protoc_insertion_point(module_scope)

@@ -78,7 +78,7 @@ Global___TransitionCause: _TypeAlias = TransitionCause  # noqa: Y015
 
 @_typing.final
 class Breaker(_message.Message):
-    """Breaker guards one job type."""
+    """Breaker guards one job type, or a dependency that several job types declare."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -114,7 +114,7 @@ class Breaker(_message.Message):
     TRANSITIONS_FIELD_NUMBER: _builtins.int
     HELD_JOBS_FIELD_NUMBER: _builtins.int
     breaker: _builtins.str
-    """The job type that it guards."""
+    """The job type that it guards, or `@` and the name of the dependency: `@smtp`."""
     state: Global___BreakerState.ValueType
     """Whether jobs flow."""
     generation: _builtins.int
@@ -180,6 +180,10 @@ class BreakerTransition(_message.Message):
     ACTOR_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     ERROR_CODE_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    BREAKER_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
     from_state: Global___BreakerState.ValueType
     """The state before."""
     to_state: Global___BreakerState.ValueType
@@ -194,9 +198,19 @@ class BreakerTransition(_message.Message):
     """Why, in words."""
     error_code: _builtins.str
     """The error code that decided, when evidence did."""
+    revision: _builtins.int
+    """Its place in the ledger, which grows by one with each; 0 in `Breaker.transitions`, which are the store's own."""
+    breaker: _builtins.str
+    """The breaker that moved; empty in `Breaker.transitions`."""
+    scope: _builtins.str
+    """Empty for the fleet's breaker; else the id of the one worker that went by a breaker of its own."""
     @_builtins.property
     def transition_time(self) -> _timestamp_pb2.Timestamp:
         """When."""
+
+    @_builtins.property
+    def evidence(self) -> Global___BreakerEvidence:
+        """What the fleet had seen; absent unless evidence was the cause."""
 
     def __init__(
         self,
@@ -209,11 +223,113 @@ class BreakerTransition(_message.Message):
         actor: _builtins.str = ...,
         reason: _builtins.str = ...,
         error_code: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        breaker: _builtins.str = ...,
+        scope: _builtins.str = ...,
+        evidence: Global___BreakerEvidence | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["transition_time", b"transition_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "transition_time", b"transition_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "cause", b"cause", "error_code", b"error_code", "from_state", b"from_state", "generation", b"generation", "reason", b"reason", "to_state", b"to_state", "transition_time", b"transition_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "breaker", b"breaker", "cause", b"cause", "error_code", b"error_code", "evidence", b"evidence", "from_state", b"from_state", "generation", b"generation", "reason", b"reason", "revision", b"revision", "scope", b"scope", "to_state", b"to_state", "transition_time", b"transition_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BreakerTransition: _TypeAlias = BreakerTransition  # noqa: Y015
+
+@_typing.final
+class BreakerEvidence(_message.Message):
+    """BreakerEvidence is what had been seen when evidence moved a breaker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class FailuresEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class DistinctJobsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    FAILURES_FIELD_NUMBER: _builtins.int
+    DISTINCT_JOBS_FIELD_NUMBER: _builtins.int
+    SAMPLE_SIZE_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
+    JOB_IDS_FIELD_NUMBER: _builtins.int
+    TRACE_IDS_FIELD_NUMBER: _builtins.int
+    FIRST_FAILURE_TIME_FIELD_NUMBER: _builtins.int
+    sample_size: _builtins.int
+    """How many of the most recent attempts were looked at."""
+    @_builtins.property
+    def failures(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Failed attempts in the window, by error code."""
+
+    @_builtins.property
+    def distinct_jobs(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Distinct jobs that failed in the window, by error code."""
+
+    @_builtins.property
+    def workers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Some of the workers that saw failures."""
+
+    @_builtins.property
+    def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Some of the jobs that failed."""
+
+    @_builtins.property
+    def trace_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Traces of some of them."""
+
+    @_builtins.property
+    def first_failure_time(self) -> _timestamp_pb2.Timestamp:
+        """The oldest failure in the window."""
+
+    def __init__(
+        self,
+        *,
+        failures: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        distinct_jobs: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        sample_size: _builtins.int = ...,
+        workers: _abc.Iterable[_builtins.str] | None = ...,
+        job_ids: _abc.Iterable[_builtins.str] | None = ...,
+        trace_ids: _abc.Iterable[_builtins.str] | None = ...,
+        first_failure_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_failure_time", b"first_failure_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["distinct_jobs", b"distinct_jobs", "failures", b"failures", "first_failure_time", b"first_failure_time", "job_ids", b"job_ids", "sample_size", b"sample_size", "trace_ids", b"trace_ids", "workers", b"workers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BreakerEvidence: _TypeAlias = BreakerEvidence  # noqa: Y015

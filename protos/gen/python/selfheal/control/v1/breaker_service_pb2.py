@@ -23,11 +23,15 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from selfheal.control.v1 import breaker_pb2 as selfheal_dot_control_dot_v1_dot_breaker__pb2
+from selfheal.control.v1 import breaker_policy_pb2 as selfheal_dot_control_dot_v1_dot_breaker__policy__pb2
+from selfheal.control.v1 import incident_pb2 as selfheal_dot_control_dot_v1_dot_incident__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)selfheal/control/v1/breaker_service.proto\x12\x13selfheal.control.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!selfheal/control/v1/breaker.proto\"Q\n\x13ListBreakersRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"x\n\x14ListBreakersResponse\x12\x38\n\x08\x62reakers\x18\x01 \x03(\x0b\x32\x1c.selfheal.control.v1.BreakerR\x08\x62reakers\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"-\n\x11GetBreakerRequest\x12\x18\n\x07\x62reaker\x18\x01 \x01(\tR\x07\x62reaker\"L\n\x12GetBreakerResponse\x12\x36\n\x07\x62reaker\x18\x01 \x01(\x0b\x32\x1c.selfheal.control.v1.BreakerR\x07\x62reaker\"]\n\x13ResetBreakerRequest\x12\x18\n\x07\x62reaker\x18\x01 \x01(\tR\x07\x62reaker\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n\x05\x61\x63tor\x18\x03 \x01(\tR\x05\x61\x63tor\"N\n\x14ResetBreakerResponse\x12\x36\n\x07\x62reaker\x18\x01 \x01(\x0b\x32\x1c.selfheal.control.v1.BreakerR\x07\x62reaker\"\x8e\x01\n\x12OpenBreakerRequest\x12\x18\n\x07\x62reaker\x18\x01 \x01(\tR\x07\x62reaker\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n\x05\x61\x63tor\x18\x03 \x01(\tR\x05\x61\x63tor\x12\x30\n\x05until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x05until\"M\n\x13OpenBreakerResponse\x12\x36\n\x07\x62reaker\x18\x01 \x01(\x0b\x32\x1c.selfheal.control.v1.BreakerR\x07\x62reaker\"\x8f\x01\n\x13\x43loseBreakerRequest\x12\x18\n\x07\x62reaker\x18\x01 \x01(\tR\x07\x62reaker\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n\x05\x61\x63tor\x18\x03 \x01(\tR\x05\x61\x63tor\x12\x30\n\x05until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x05until\"N\n\x14\x43loseBreakerResponse\x12\x36\n\x07\x62reaker\x18\x01 \x01(\x0b\x32\x1c.selfheal.control.v1.BreakerR\x07\x62reaker2\xb3\x05\n\x0e\x42reakerService\x12y\n\x0cListBreakers\x12(.selfheal.control.v1.ListBreakersRequest\x1a).selfheal.control.v1.ListBreakersResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/breakers\x12}\n\nGetBreaker\x12&.selfheal.control.v1.GetBreakerRequest\x1a\'.selfheal.control.v1.GetBreakerResponse\"\x1e\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/breakers/{breaker}\x12\x8c\x01\n\x0cResetBreaker\x12(.selfheal.control.v1.ResetBreakerRequest\x1a).selfheal.control.v1.ResetBreakerResponse\"\'\x82\xd3\xe4\x93\x02!\"\x1c/v1/breakers/{breaker}:reset:\x01*\x12\x88\x01\n\x0bOpenBreaker\x12\'.selfheal.control.v1.OpenBreakerRequest\x1a(.selfheal.control.v1.OpenBreakerResponse\"&\x82\xd3\xe4\x93\x02 \"\x1b/v1/breakers/{breaker}:open:\x01*\x12\x8c\x01\n\x0c\x43loseBreaker\x12(.selfheal.control.v1.CloseBreakerRequest\x1a).selfheal.control.v1.CloseBreakerResponse\"\'\x82\xd3\xe4\x93\x02!\"\x1c/v1/breakers/{breaker}:close:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)selfheal/control/v1/breaker_service.proto\x12\x13selfheal.control.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!selfheal/control/v1/breaker.proto\x1a(selfheal/control/v1/breaker_policy.proto\x1a\"selfheal/control/v1/incident.proto\"Q\n\x13ListBreakersRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"x\n\x14ListBreakersResponse\x12\x38\n\x08\x62reakers\x18\x01 \x03(\x0b\x32\x1c.selfheal.control.v1.BreakerR\x08\x62reakers\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"-\n\x11GetBreakerRequest\x12\x18\n\x07\x62reaker\x18\x01 \x01(\tR\x07\x62reaker\"L\n\x12GetBreakerResponse\x12\x36\n\x07\x62reaker\x18\x01 \x01(\x0b\x32\x1c.selfheal.control.v1.BreakerR\x07\x62reaker\"]\n\x13ResetBreakerRequest\x12\x18\n\x07\x62reaker\x18\x01 \x01(\tR\x07\x62reaker\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n\x05\x61\x63tor\x18\x03 \x01(\tR\x05\x61\x63tor\"N\n\x14ResetBreakerResponse\x12\x36\n\x07\x62reaker\x18\x01 \x01(\x0b\x32\x1c.selfheal.control.v1.BreakerR\x07\x62reaker\"\x8e\x01\n\x12OpenBreakerRequest\x12\x18\n\x07\x62reaker\x18\x01 \x01(\tR\x07\x62reaker\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n\x05\x61\x63tor\x18\x03 \x01(\tR\x05\x61\x63tor\x12\x30\n\x05until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x05until\"M\n\x13OpenBreakerResponse\x12\x36\n\x07\x62reaker\x18\x01 \x01(\x0b\x32\x1c.selfheal.control.v1.BreakerR\x07\x62reaker\"\x8f\x01\n\x13\x43loseBreakerRequest\x12\x18\n\x07\x62reaker\x18\x01 \x01(\tR\x07\x62reaker\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n\x05\x61\x63tor\x18\x03 \x01(\tR\x05\x61\x63tor\x12\x30\n\x05until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x05until\"N\n\x14\x43loseBreakerResponse\x12\x36\n\x07\x62reaker\x18\x01 \x01(\x0b\x32\x1c.selfheal.control.v1.BreakerR\x07\x62reaker\"^\n\x14WatchBreakersRequest\x12\x18\n\x07\x62reaker\x18\x01 \x01(\tR\x07\x62reaker\x12\x1f\n\x08revision\x18\x02 \x01(\x03H\x00R\x08revision\x88\x01\x01\x42\x0b\n\t_revision\"\xc0\x01\n\x15WatchBreakersResponse\x12\x1a\n\x08revision\x18\x01 \x01(\x03R\x08revision\x12\x38\n\x07\x62reaker\x18\x02 \x01(\x0b\x32\x1c.selfheal.control.v1.BreakerH\x00R\x07\x62reaker\x12H\n\ntransition\x18\x03 \x01(\x0b\x32&.selfheal.control.v1.BreakerTransitionH\x00R\ntransitionB\x07\n\x05\x65vent\"u\n\x1dListBreakerTransitionsRequest\x12\x18\n\x07\x62reaker\x18\x01 \x01(\tR\x07\x62reaker\x12\x1b\n\tpage_size\x18\x02 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\"\x92\x01\n\x1eListBreakerTransitionsResponse\x12H\n\x0btransitions\x18\x01 \x03(\x0b\x32&.selfheal.control.v1.BreakerTransitionR\x0btransitions\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x89\x01\n\x14ListIncidentsRequest\x12\x18\n\x07\x62reaker\x18\x01 \x01(\tR\x07\x62reaker\x12\x1b\n\topen_only\x18\x02 \x01(\x08R\x08openOnly\x12\x1b\n\tpage_size\x18\x03 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x04 \x01(\tR\tpageToken\"|\n\x15ListIncidentsResponse\x12;\n\tincidents\x18\x01 \x03(\x0b\x32\x1d.selfheal.control.v1.IncidentR\tincidents\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"5\n\x12GetIncidentRequest\x12\x1f\n\x0bincident_id\x18\x01 \x01(\tR\nincidentId\"\x9a\x01\n\x13GetIncidentResponse\x12\x39\n\x08incident\x18\x01 \x01(\x0b\x32\x1d.selfheal.control.v1.IncidentR\x08incident\x12H\n\x0btransitions\x18\x02 \x03(\x0b\x32&.selfheal.control.v1.BreakerTransitionR\x0btransitions\"X\n\x1aListBreakerPoliciesRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"\x85\x01\n\x1bListBreakerPoliciesResponse\x12>\n\x08policies\x18\x01 \x03(\x0b\x32\".selfheal.control.v1.BreakerPolicyR\x08policies\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"3\n\x17GetBreakerPolicyRequest\x12\x18\n\x07\x62reaker\x18\x01 \x01(\tR\x07\x62reaker\"\xb4\x01\n\x18GetBreakerPolicyResponse\x12:\n\x06policy\x18\x01 \x01(\x0b\x32\".selfheal.control.v1.BreakerPolicyR\x06policy\x12@\n\teffective\x18\x02 \x01(\x0b\x32\".selfheal.control.v1.BreakerPolicyR\teffective\x12\x1a\n\x08patterns\x18\x03 \x03(\tR\x08patterns\"\x82\x02\n\x1aUpdateBreakerPolicyRequest\x12\x18\n\x07\x62reaker\x18\x01 \x01(\tR\x07\x62reaker\x12:\n\x06policy\x18\x02 \x01(\x0b\x32\".selfheal.control.v1.BreakerPolicyR\x06policy\x12;\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskR\nupdateMask\x12#\n\rvalidate_only\x18\x04 \x01(\x08R\x0cvalidateOnly\x12\x16\n\x06reason\x18\x05 \x01(\tR\x06reason\x12\x14\n\x05\x61\x63tor\x18\x06 \x01(\tR\x05\x61\x63tor\"Y\n\x1bUpdateBreakerPolicyResponse\x12:\n\x06policy\x18\x01 \x01(\x0b\x32\".selfheal.control.v1.BreakerPolicyR\x06policy\"\xe6\x01\n\x1cSimulateBreakerPolicyRequest\x12\x18\n\x07\x62reaker\x18\x01 \x01(\tR\x07\x62reaker\x12:\n\x06policy\x18\x02 \x01(\x0b\x32\".selfheal.control.v1.BreakerPolicyR\x06policy\x12\x39\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12\x35\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x65ndTime\"\x94\x05\n\x1dSimulateBreakerPolicyResponse\x12H\n\x0btransitions\x18\x01 \x03(\x0b\x32&.selfheal.control.v1.BreakerTransitionR\x0btransitions\x12\x1a\n\x08\x61ttempts\x18\x02 \x01(\x03R\x08\x61ttempts\x12#\n\rattempts_held\x18\x03 \x01(\x03R\x0c\x61ttemptsHeld\x12\x1b\n\tjobs_held\x18\x04 \x01(\x03R\x08jobsHeld\x12%\n\x0e\x61ttempts_saved\x18\x05 \x01(\x03R\rattemptsSaved\x12>\n\ropen_duration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0copenDuration\x12M\n\x15\x66\x61lsely_open_duration\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationR\x13\x66\x61lselyOpenDuration\x12\x39\n\nstart_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12\x35\n\x08\x65nd_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x65ndTime\x12@\n\x0elog_start_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0clogStartTime\x12\x36\n\x08log_gaps\x18\x0b \x03(\x0b\x32\x1b.selfheal.control.v1.LogGapR\x07logGaps\x12)\n\x10\x61ttempts_untimed\x18\x0c \x01(\x03R\x0f\x61ttemptsUntimed\"z\n\x06LogGap\x12\x39\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12\x35\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x65ndTime2\xac\x0f\n\x0e\x42reakerService\x12y\n\x0cListBreakers\x12(.selfheal.control.v1.ListBreakersRequest\x1a).selfheal.control.v1.ListBreakersResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/breakers\x12}\n\nGetBreaker\x12&.selfheal.control.v1.GetBreakerRequest\x1a\'.selfheal.control.v1.GetBreakerResponse\"\x1e\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/breakers/{breaker}\x12\x8c\x01\n\x0cResetBreaker\x12(.selfheal.control.v1.ResetBreakerRequest\x1a).selfheal.control.v1.ResetBreakerResponse\"\'\x82\xd3\xe4\x93\x02!\"\x1c/v1/breakers/{breaker}:reset:\x01*\x12\x88\x01\n\x0bOpenBreaker\x12\'.selfheal.control.v1.OpenBreakerRequest\x1a(.selfheal.control.v1.OpenBreakerResponse\"&\x82\xd3\xe4\x93\x02 \"\x1b/v1/breakers/{breaker}:open:\x01*\x12\x8c\x01\n\x0c\x43loseBreaker\x12(.selfheal.control.v1.CloseBreakerRequest\x1a).selfheal.control.v1.CloseBreakerResponse\"\'\x82\xd3\xe4\x93\x02!\"\x1c/v1/breakers/{breaker}:close:\x01*\x12\x84\x01\n\rWatchBreakers\x12).selfheal.control.v1.WatchBreakersRequest\x1a*.selfheal.control.v1.WatchBreakersResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/breakers:watch0\x01\x12\xc0\x01\n\x16ListBreakerTransitions\x12\x32.selfheal.control.v1.ListBreakerTransitionsRequest\x1a\x33.selfheal.control.v1.ListBreakerTransitionsResponse\"=\x82\xd3\xe4\x93\x02\x37\x12\x0f/v1/transitionsZ$\x12\"/v1/breakers/{breaker}/transitions\x12\xa1\x01\n\rListIncidents\x12).selfheal.control.v1.ListIncidentsRequest\x1a*.selfheal.control.v1.ListIncidentsResponse\"9\x82\xd3\xe4\x93\x02\x33\x12\r/v1/incidentsZ\"\x12 /v1/breakers/{breaker}/incidents\x12\x85\x01\n\x0bGetIncident\x12\'.selfheal.control.v1.GetIncidentRequest\x1a(.selfheal.control.v1.GetIncidentResponse\"#\x82\xd3\xe4\x93\x02\x1d\x12\x1b/v1/incidents/{incident_id}\x12\x95\x01\n\x13ListBreakerPolicies\x12/.selfheal.control.v1.ListBreakerPoliciesRequest\x1a\x30.selfheal.control.v1.ListBreakerPoliciesResponse\"\x1b\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/breakerPolicies\x12\x96\x01\n\x10GetBreakerPolicy\x12,.selfheal.control.v1.GetBreakerPolicyRequest\x1a-.selfheal.control.v1.GetBreakerPolicyResponse\"%\x82\xd3\xe4\x93\x02\x1f\x12\x1d/v1/breakerPolicies/{breaker}\x12\xa2\x01\n\x13UpdateBreakerPolicy\x12/.selfheal.control.v1.UpdateBreakerPolicyRequest\x1a\x30.selfheal.control.v1.UpdateBreakerPolicyResponse\"(\x82\xd3\xe4\x93\x02\"2\x1d/v1/breakerPolicies/{breaker}:\x01*\x12\xaa\x01\n\x15SimulateBreakerPolicy\x12\x31.selfheal.control.v1.SimulateBreakerPolicyRequest\x1a\x32.selfheal.control.v1.SimulateBreakerPolicyResponse\"*\x82\xd3\xe4\x93\x02$\"\x1f/v1/breakers/{breaker}:simulate:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,26 +48,76 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BREAKERSERVICE'].methods_by_name['OpenBreaker']._serialized_options = b'\202\323\344\223\002 \"\033/v1/breakers/{breaker}:open:\001*'
   _globals['_BREAKERSERVICE'].methods_by_name['CloseBreaker']._loaded_options = None
   _globals['_BREAKERSERVICE'].methods_by_name['CloseBreaker']._serialized_options = b'\202\323\344\223\002!\"\034/v1/breakers/{breaker}:close:\001*'
-  _globals['_LISTBREAKERSREQUEST']._serialized_start=164
-  _globals['_LISTBREAKERSREQUEST']._serialized_end=245
-  _globals['_LISTBREAKERSRESPONSE']._serialized_start=247
-  _globals['_LISTBREAKERSRESPONSE']._serialized_end=367
-  _globals['_GETBREAKERREQUEST']._serialized_start=369
-  _globals['_GETBREAKERREQUEST']._serialized_end=414
-  _globals['_GETBREAKERRESPONSE']._serialized_start=416
-  _globals['_GETBREAKERRESPONSE']._serialized_end=492
-  _globals['_RESETBREAKERREQUEST']._serialized_start=494
-  _globals['_RESETBREAKERREQUEST']._serialized_end=587
-  _globals['_RESETBREAKERRESPONSE']._serialized_start=589
-  _globals['_RESETBREAKERRESPONSE']._serialized_end=667
-  _globals['_OPENBREAKERREQUEST']._serialized_start=670
-  _globals['_OPENBREAKERREQUEST']._serialized_end=812
-  _globals['_OPENBREAKERRESPONSE']._serialized_start=814
-  _globals['_OPENBREAKERRESPONSE']._serialized_end=891
-  _globals['_CLOSEBREAKERREQUEST']._serialized_start=894
-  _globals['_CLOSEBREAKERREQUEST']._serialized_end=1037
-  _globals['_CLOSEBREAKERRESPONSE']._serialized_start=1039
-  _globals['_CLOSEBREAKERRESPONSE']._serialized_end=1117
-  _globals['_BREAKERSERVICE']._serialized_start=1120
-  _globals['_BREAKERSERVICE']._serialized_end=1811
+  _globals['_BREAKERSERVICE'].methods_by_name['WatchBreakers']._loaded_options = None
+  _globals['_BREAKERSERVICE'].methods_by_name['WatchBreakers']._serialized_options = b'\202\323\344\223\002\024\022\022/v1/breakers:watch'
+  _globals['_BREAKERSERVICE'].methods_by_name['ListBreakerTransitions']._loaded_options = None
+  _globals['_BREAKERSERVICE'].methods_by_name['ListBreakerTransitions']._serialized_options = b'\202\323\344\223\0027\022\017/v1/transitionsZ$\022\"/v1/breakers/{breaker}/transitions'
+  _globals['_BREAKERSERVICE'].methods_by_name['ListIncidents']._loaded_options = None
+  _globals['_BREAKERSERVICE'].methods_by_name['ListIncidents']._serialized_options = b'\202\323\344\223\0023\022\r/v1/incidentsZ\"\022 /v1/breakers/{breaker}/incidents'
+  _globals['_BREAKERSERVICE'].methods_by_name['GetIncident']._loaded_options = None
+  _globals['_BREAKERSERVICE'].methods_by_name['GetIncident']._serialized_options = b'\202\323\344\223\002\035\022\033/v1/incidents/{incident_id}'
+  _globals['_BREAKERSERVICE'].methods_by_name['ListBreakerPolicies']._loaded_options = None
+  _globals['_BREAKERSERVICE'].methods_by_name['ListBreakerPolicies']._serialized_options = b'\202\323\344\223\002\025\022\023/v1/breakerPolicies'
+  _globals['_BREAKERSERVICE'].methods_by_name['GetBreakerPolicy']._loaded_options = None
+  _globals['_BREAKERSERVICE'].methods_by_name['GetBreakerPolicy']._serialized_options = b'\202\323\344\223\002\037\022\035/v1/breakerPolicies/{breaker}'
+  _globals['_BREAKERSERVICE'].methods_by_name['UpdateBreakerPolicy']._loaded_options = None
+  _globals['_BREAKERSERVICE'].methods_by_name['UpdateBreakerPolicy']._serialized_options = b'\202\323\344\223\002\"2\035/v1/breakerPolicies/{breaker}:\001*'
+  _globals['_BREAKERSERVICE'].methods_by_name['SimulateBreakerPolicy']._loaded_options = None
+  _globals['_BREAKERSERVICE'].methods_by_name['SimulateBreakerPolicy']._serialized_options = b'\202\323\344\223\002$\"\037/v1/breakers/{breaker}:simulate:\001*'
+  _globals['_LISTBREAKERSREQUEST']._serialized_start=308
+  _globals['_LISTBREAKERSREQUEST']._serialized_end=389
+  _globals['_LISTBREAKERSRESPONSE']._serialized_start=391
+  _globals['_LISTBREAKERSRESPONSE']._serialized_end=511
+  _globals['_GETBREAKERREQUEST']._serialized_start=513
+  _globals['_GETBREAKERREQUEST']._serialized_end=558
+  _globals['_GETBREAKERRESPONSE']._serialized_start=560
+  _globals['_GETBREAKERRESPONSE']._serialized_end=636
+  _globals['_RESETBREAKERREQUEST']._serialized_start=638
+  _globals['_RESETBREAKERREQUEST']._serialized_end=731
+  _globals['_RESETBREAKERRESPONSE']._serialized_start=733
+  _globals['_RESETBREAKERRESPONSE']._serialized_end=811
+  _globals['_OPENBREAKERREQUEST']._serialized_start=814
+  _globals['_OPENBREAKERREQUEST']._serialized_end=956
+  _globals['_OPENBREAKERRESPONSE']._serialized_start=958
+  _globals['_OPENBREAKERRESPONSE']._serialized_end=1035
+  _globals['_CLOSEBREAKERREQUEST']._serialized_start=1038
+  _globals['_CLOSEBREAKERREQUEST']._serialized_end=1181
+  _globals['_CLOSEBREAKERRESPONSE']._serialized_start=1183
+  _globals['_CLOSEBREAKERRESPONSE']._serialized_end=1261
+  _globals['_WATCHBREAKERSREQUEST']._serialized_start=1263
+  _globals['_WATCHBREAKERSREQUEST']._serialized_end=1357
+  _globals['_WATCHBREAKERSRESPONSE']._serialized_start=1360
+  _globals['_WATCHBREAKERSRESPONSE']._serialized_end=1552
+  _globals['_LISTBREAKERTRANSITIONSREQUEST']._serialized_start=1554
+  _globals['_LISTBREAKERTRANSITIONSREQUEST']._serialized_end=1671
+  _globals['_LISTBREAKERTRANSITIONSRESPONSE']._serialized_start=1674
+  _globals['_LISTBREAKERTRANSITIONSRESPONSE']._serialized_end=1820
+  _globals['_LISTINCIDENTSREQUEST']._serialized_start=1823
+  _globals['_LISTINCIDENTSREQUEST']._serialized_end=1960
+  _globals['_LISTINCIDENTSRESPONSE']._serialized_start=1962
+  _globals['_LISTINCIDENTSRESPONSE']._serialized_end=2086
+  _globals['_GETINCIDENTREQUEST']._serialized_start=2088
+  _globals['_GETINCIDENTREQUEST']._serialized_end=2141
+  _globals['_GETINCIDENTRESPONSE']._serialized_start=2144
+  _globals['_GETINCIDENTRESPONSE']._serialized_end=2298
+  _globals['_LISTBREAKERPOLICIESREQUEST']._serialized_start=2300
+  _globals['_LISTBREAKERPOLICIESREQUEST']._serialized_end=2388
+  _globals['_LISTBREAKERPOLICIESRESPONSE']._serialized_start=2391
+  _globals['_LISTBREAKERPOLICIESRESPONSE']._serialized_end=2524
+  _globals['_GETBREAKERPOLICYREQUEST']._serialized_start=2526
+  _globals['_GETBREAKERPOLICYREQUEST']._serialized_end=2577
+  _globals['_GETBREAKERPOLICYRESPONSE']._serialized_start=2580
+  _globals['_GETBREAKERPOLICYRESPONSE']._serialized_end=2760
+  _globals['_UPDATEBREAKERPOLICYREQUEST']._serialized_start=2763
+  _globals['_UPDATEBREAKERPOLICYREQUEST']._serialized_end=3021
+  _globals['_UPDATEBREAKERPOLICYRESPONSE']._serialized_start=3023
+  _globals['_UPDATEBREAKERPOLICYRESPONSE']._serialized_end=3112
+  _globals['_SIMULATEBREAKERPOLICYREQUEST']._serialized_start=3115
+  _globals['_SIMULATEBREAKERPOLICYREQUEST']._serialized_end=3345
+  _globals['_SIMULATEBREAKERPOLICYRESPONSE']._serialized_start=3348
+  _globals['_SIMULATEBREAKERPOLICYRESPONSE']._serialized_end=4008
+  _globals['_LOGGAP']._serialized_start=4010
+  _globals['_LOGGAP']._serialized_end=4132
+  _globals['_BREAKERSERVICE']._serialized_start=4135
+  _globals['_BREAKERSERVICE']._serialized_end=6099
 # @@protoc_insertion_point(module_scope)

@@ -5,10 +5,14 @@ Seeing and steering breakers."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from selfheal.control.v1 import breaker_pb2 as _breaker_pb2
+from selfheal.control.v1 import breaker_policy_pb2 as _breaker_policy_pb2
+from selfheal.control.v1 import incident_pb2 as _incident_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -293,3 +297,593 @@ class CloseBreakerResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CloseBreakerResponse: _TypeAlias = CloseBreakerResponse  # noqa: Y015
+
+@_typing.final
+class WatchBreakersRequest(_message.Message):
+    """WatchBreakersRequest says what to watch, and from where on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BREAKER_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    breaker: _builtins.str
+    """The breaker's name; all when empty."""
+    revision: _builtins.int
+    """The `revision` of the last message that was received: what follows it is sent, with no gap and no repeat, by any
+    replica. 0 is the beginning of the ledger. Unset: the current state first, then what follows it. OUT_OF_RANGE when
+    some of what follows has left the ledger (transitions stay for 30 days).
+    """
+    def __init__(
+        self,
+        *,
+        breaker: _builtins.str = ...,
+        revision: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_revision", b"_revision", "revision", b"revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_revision", b"_revision", "breaker", b"breaker", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__revision: _TypeAlias = _typing.Literal["revision"]  # noqa: Y015
+    _WhichOneofArgType__revision: _TypeAlias = _typing.Literal["_revision", b"_revision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__revision) -> _WhichOneofReturnType__revision | None: ...
+
+Global___WatchBreakersRequest: _TypeAlias = WatchBreakersRequest  # noqa: Y015
+
+@_typing.final
+class WatchBreakersResponse(_message.Message):
+    """WatchBreakersResponse is a breaker's state, a transition, or, with neither, a mark: nothing is missing up to
+    `revision`. A mark follows the states, and comes after about 15 s without another message.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    BREAKER_FIELD_NUMBER: _builtins.int
+    TRANSITION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """Where to go on from after this message; 0 while the states are being sent."""
+    @_builtins.property
+    def breaker(self) -> _breaker_pb2.Breaker:
+        """A breaker as it was when the watch began: as the ledger tells it at the revision of the mark that follows."""
+
+    @_builtins.property
+    def transition(self) -> _breaker_pb2.BreakerTransition:
+        """A transition."""
+
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        breaker: _breaker_pb2.Breaker | None = ...,
+        transition: _breaker_pb2.BreakerTransition | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "event", b"event", "transition", b"transition"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "event", b"event", "revision", b"revision", "transition", b"transition"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["breaker", "transition"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___WatchBreakersResponse: _TypeAlias = WatchBreakersResponse  # noqa: Y015
+
+@_typing.final
+class ListBreakerTransitionsRequest(_message.Message):
+    """ListBreakerTransitionsRequest asks for a page of transitions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BREAKER_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    breaker: _builtins.str
+    """The breaker's name; all when empty."""
+    page_size: _builtins.int
+    """Transitions a page: 100 when unset, 1,000 when above."""
+    page_token: _builtins.str
+    """From the previous page's `next_page_token`."""
+    def __init__(
+        self,
+        *,
+        breaker: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBreakerTransitionsRequest: _TypeAlias = ListBreakerTransitionsRequest  # noqa: Y015
+
+@_typing.final
+class ListBreakerTransitionsResponse(_message.Message):
+    """ListBreakerTransitionsResponse is one page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSITIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def transitions(self) -> _containers.RepeatedCompositeFieldContainer[_breaker_pb2.BreakerTransition]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        transitions: _abc.Iterable[_breaker_pb2.BreakerTransition] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "transitions", b"transitions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBreakerTransitionsResponse: _TypeAlias = ListBreakerTransitionsResponse  # noqa: Y015
+
+@_typing.final
+class ListIncidentsRequest(_message.Message):
+    """ListIncidentsRequest asks for a page of incidents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BREAKER_FIELD_NUMBER: _builtins.int
+    OPEN_ONLY_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    breaker: _builtins.str
+    """The breaker's name; all when empty."""
+    open_only: _builtins.bool
+    """Only those that have not closed yet."""
+    page_size: _builtins.int
+    """Incidents a page: 100 when unset, 1,000 when above."""
+    page_token: _builtins.str
+    """From the previous page's `next_page_token`."""
+    def __init__(
+        self,
+        *,
+        breaker: _builtins.str = ...,
+        open_only: _builtins.bool = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "open_only", b"open_only", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListIncidentsRequest: _TypeAlias = ListIncidentsRequest  # noqa: Y015
+
+@_typing.final
+class ListIncidentsResponse(_message.Message):
+    """ListIncidentsResponse is one page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INCIDENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def incidents(self) -> _containers.RepeatedCompositeFieldContainer[_incident_pb2.Incident]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        incidents: _abc.Iterable[_incident_pb2.Incident] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incidents", b"incidents", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListIncidentsResponse: _TypeAlias = ListIncidentsResponse  # noqa: Y015
+
+@_typing.final
+class GetIncidentRequest(_message.Message):
+    """GetIncidentRequest names an incident."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INCIDENT_ID_FIELD_NUMBER: _builtins.int
+    incident_id: _builtins.str
+    """The incident's id."""
+    def __init__(
+        self,
+        *,
+        incident_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incident_id", b"incident_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetIncidentRequest: _TypeAlias = GetIncidentRequest  # noqa: Y015
+
+@_typing.final
+class GetIncidentResponse(_message.Message):
+    """GetIncidentResponse holds the incident and what happened in it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INCIDENT_FIELD_NUMBER: _builtins.int
+    TRANSITIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def incident(self) -> _incident_pb2.Incident:
+        """The incident."""
+
+    @_builtins.property
+    def transitions(self) -> _containers.RepeatedCompositeFieldContainer[_breaker_pb2.BreakerTransition]:
+        """The fleet's transitions from its opening to its closing, oldest first; the first 1,000 of them."""
+
+    def __init__(
+        self,
+        *,
+        incident: _incident_pb2.Incident | None = ...,
+        transitions: _abc.Iterable[_breaker_pb2.BreakerTransition] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["incident", b"incident"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incident", b"incident", "transitions", b"transitions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetIncidentResponse: _TypeAlias = GetIncidentResponse  # noqa: Y015
+
+@_typing.final
+class ListBreakerPoliciesRequest(_message.Message):
+    """ListBreakerPoliciesRequest asks for a page of policies."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Policies a page: 1,000 when unset or above."""
+    page_token: _builtins.str
+    """From the previous page's `next_page_token`."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBreakerPoliciesRequest: _TypeAlias = ListBreakerPoliciesRequest  # noqa: Y015
+
+@_typing.final
+class ListBreakerPoliciesResponse(_message.Message):
+    """ListBreakerPoliciesResponse is one page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[_breaker_policy_pb2.BreakerPolicy]:
+        """By pattern."""
+
+    def __init__(
+        self,
+        *,
+        policies: _abc.Iterable[_breaker_policy_pb2.BreakerPolicy] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "policies", b"policies"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBreakerPoliciesResponse: _TypeAlias = ListBreakerPoliciesResponse  # noqa: Y015
+
+@_typing.final
+class GetBreakerPolicyRequest(_message.Message):
+    """GetBreakerPolicyRequest names a breaker or a pattern."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BREAKER_FIELD_NUMBER: _builtins.int
+    breaker: _builtins.str
+    """A breaker's name, or the beginning of names followed by `*`."""
+    def __init__(
+        self,
+        *,
+        breaker: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetBreakerPolicyRequest: _TypeAlias = GetBreakerPolicyRequest  # noqa: Y015
+
+@_typing.final
+class GetBreakerPolicyResponse(_message.Message):
+    """GetBreakerPolicyResponse holds what is set, and what follows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_FIELD_NUMBER: _builtins.int
+    PATTERNS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def policy(self) -> _breaker_policy_pb2.BreakerPolicy:
+        """What is set for exactly this name; nothing, with etag "0", when nobody set anything."""
+
+    @_builtins.property
+    def effective(self) -> _breaker_policy_pb2.BreakerPolicy:
+        """What is in force: what it inherits, and below that what the environment says. It is the control plane's; the
+        workers are to have the same.
+        """
+
+    @_builtins.property
+    def patterns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The patterns that `effective` comes from, the least specific first."""
+
+    def __init__(
+        self,
+        *,
+        policy: _breaker_policy_pb2.BreakerPolicy | None = ...,
+        effective: _breaker_policy_pb2.BreakerPolicy | None = ...,
+        patterns: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effective", b"effective", "policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective", b"effective", "patterns", b"patterns", "policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetBreakerPolicyResponse: _TypeAlias = GetBreakerPolicyResponse  # noqa: Y015
+
+@_typing.final
+class UpdateBreakerPolicyRequest(_message.Message):
+    """UpdateBreakerPolicyRequest says who sets what, and why."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BREAKER_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    breaker: _builtins.str
+    """A breaker's name, or the beginning of names followed by `*`."""
+    validate_only: _builtins.bool
+    """Only check and answer, and change nothing."""
+    reason: _builtins.str
+    """Why; recorded."""
+    actor: _builtins.str
+    """Who; recorded, "anonymous" when empty."""
+    @_builtins.property
+    def policy(self) -> _breaker_policy_pb2.BreakerPolicy:
+        """The new values. With `etag` set it must be that of what is stored, else ABORTED."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Which fields to set, or to unset where `policy` has none; unset: those that `policy` has."""
+
+    def __init__(
+        self,
+        *,
+        breaker: _builtins.str = ...,
+        policy: _breaker_policy_pb2.BreakerPolicy | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        validate_only: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "breaker", b"breaker", "policy", b"policy", "reason", b"reason", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateBreakerPolicyRequest: _TypeAlias = UpdateBreakerPolicyRequest  # noqa: Y015
+
+@_typing.final
+class UpdateBreakerPolicyResponse(_message.Message):
+    """UpdateBreakerPolicyResponse holds the policy as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def policy(self) -> _breaker_policy_pb2.BreakerPolicy:
+        """The policy."""
+
+    def __init__(
+        self,
+        *,
+        policy: _breaker_policy_pb2.BreakerPolicy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateBreakerPolicyResponse: _TypeAlias = UpdateBreakerPolicyResponse  # noqa: Y015
+
+@_typing.final
+class SimulateBreakerPolicyRequest(_message.Message):
+    """SimulateBreakerPolicyRequest says which policy to try, and on which time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BREAKER_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    breaker: _builtins.str
+    """The breaker's name."""
+    @_builtins.property
+    def policy(self) -> _breaker_policy_pb2.BreakerPolicy:
+        """What would have been set for exactly this breaker, over the policy in force; nothing: the policy in force. Recorded
+        attempts are judged by it anew, whichever codes were ignored then and whichever calls were slow. Durations of
+        successes that were not slow are recorded within 5 %, rounded down.
+        """
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """From when on. When unset an hour before `end_time`, or later where that holds more than can be looked at: the
+        response says from when on.
+        """
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when; now when unset or later."""
+
+    def __init__(
+        self,
+        *,
+        breaker: _builtins.str = ...,
+        policy: _breaker_policy_pb2.BreakerPolicy | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "policy", b"policy", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "end_time", b"end_time", "policy", b"policy", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SimulateBreakerPolicyRequest: _TypeAlias = SimulateBreakerPolicyRequest  # noqa: Y015
+
+@_typing.final
+class SimulateBreakerPolicyResponse(_message.Message):
+    """SimulateBreakerPolicyResponse tells what would have happened."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSITIONS_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_HELD_FIELD_NUMBER: _builtins.int
+    JOBS_HELD_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_SAVED_FIELD_NUMBER: _builtins.int
+    OPEN_DURATION_FIELD_NUMBER: _builtins.int
+    FALSELY_OPEN_DURATION_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    LOG_START_TIME_FIELD_NUMBER: _builtins.int
+    LOG_GAPS_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_UNTIMED_FIELD_NUMBER: _builtins.int
+    attempts: _builtins.int
+    """Recorded attempts that were looked at."""
+    attempts_held: _builtins.int
+    """Those of them that ran, but would have been held."""
+    jobs_held: _builtins.int
+    """Jobs that would have waited (estimated): those that were submitted while it would have been open. Of openings that
+    did happen at least what their incidents say.
+    """
+    attempts_saved: _builtins.int
+    """Attempts that these would have been spared (estimated, by the formula of Incident.attempts_saved)."""
+    attempts_untimed: _builtins.int
+    """Attempts of which it is not known how long they took, because an earlier release recorded them: they are slow where
+    they were slow then and the policy heeds slow calls.
+    """
+    @_builtins.property
+    def transitions(self) -> _containers.RepeatedCompositeFieldContainer[_breaker_pb2.BreakerTransition]:
+        """The transitions that would have happened, oldest first. Those that did happen have the generation of the ledger."""
+
+    @_builtins.property
+    def open_duration(self) -> _duration_pb2.Duration:
+        """How long it would have been open or half-open."""
+
+    @_builtins.property
+    def falsely_open_duration(self) -> _duration_pb2.Duration:
+        """The part of it in which the recorded attempts show that the work went well: slices of ten seconds, from each opening
+        on, in which more of them succeeded than failed.
+        """
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """The time that was looked at."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Its end."""
+
+    @_builtins.property
+    def log_start_time(self) -> _timestamp_pb2.Timestamp:
+        """Where the breaker's log begins; before it nothing is known. Absent while there is none."""
+
+    @_builtins.property
+    def log_gaps(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogGap]:
+        """Parts of the time that was looked at, and of the evidence window before it, of which the log is incomplete: what would
+        have happened from there on may be wrong.
+        """
+
+    def __init__(
+        self,
+        *,
+        transitions: _abc.Iterable[_breaker_pb2.BreakerTransition] | None = ...,
+        attempts: _builtins.int = ...,
+        attempts_held: _builtins.int = ...,
+        jobs_held: _builtins.int = ...,
+        attempts_saved: _builtins.int = ...,
+        open_duration: _duration_pb2.Duration | None = ...,
+        falsely_open_duration: _duration_pb2.Duration | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        log_start_time: _timestamp_pb2.Timestamp | None = ...,
+        log_gaps: _abc.Iterable[Global___LogGap] | None = ...,
+        attempts_untimed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "falsely_open_duration", b"falsely_open_duration", "log_start_time", b"log_start_time", "open_duration", b"open_duration", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "attempts_held", b"attempts_held", "attempts_saved", b"attempts_saved", "attempts_untimed", b"attempts_untimed", "end_time", b"end_time", "falsely_open_duration", b"falsely_open_duration", "jobs_held", b"jobs_held", "log_gaps", b"log_gaps", "log_start_time", b"log_start_time", "open_duration", b"open_duration", "start_time", b"start_time", "transitions", b"transitions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SimulateBreakerPolicyResponse: _TypeAlias = SimulateBreakerPolicyResponse  # noqa: Y015
+
+@_typing.final
+class LogGap(_message.Message):
+    """LogGap is a part of a breaker's log from which entries were lost, because no control plane took them from the breaker
+    store in time, or because that lost them.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """The last entry before it."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """The first entry after it."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogGap: _TypeAlias = LogGap  # noqa: Y015

@@ -60,6 +60,46 @@ class BreakerServiceStub:
                 request_serializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.CloseBreakerRequest.SerializeToString,
                 response_deserializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.CloseBreakerResponse.FromString,
                 _registered_method=True)
+        self.WatchBreakers = channel.unary_stream(
+                '/selfheal.control.v1.BreakerService/WatchBreakers',
+                request_serializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.WatchBreakersRequest.SerializeToString,
+                response_deserializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.WatchBreakersResponse.FromString,
+                _registered_method=True)
+        self.ListBreakerTransitions = channel.unary_unary(
+                '/selfheal.control.v1.BreakerService/ListBreakerTransitions',
+                request_serializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.ListBreakerTransitionsRequest.SerializeToString,
+                response_deserializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.ListBreakerTransitionsResponse.FromString,
+                _registered_method=True)
+        self.ListIncidents = channel.unary_unary(
+                '/selfheal.control.v1.BreakerService/ListIncidents',
+                request_serializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.ListIncidentsRequest.SerializeToString,
+                response_deserializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.ListIncidentsResponse.FromString,
+                _registered_method=True)
+        self.GetIncident = channel.unary_unary(
+                '/selfheal.control.v1.BreakerService/GetIncident',
+                request_serializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.GetIncidentRequest.SerializeToString,
+                response_deserializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.GetIncidentResponse.FromString,
+                _registered_method=True)
+        self.ListBreakerPolicies = channel.unary_unary(
+                '/selfheal.control.v1.BreakerService/ListBreakerPolicies',
+                request_serializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.ListBreakerPoliciesRequest.SerializeToString,
+                response_deserializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.ListBreakerPoliciesResponse.FromString,
+                _registered_method=True)
+        self.GetBreakerPolicy = channel.unary_unary(
+                '/selfheal.control.v1.BreakerService/GetBreakerPolicy',
+                request_serializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.GetBreakerPolicyRequest.SerializeToString,
+                response_deserializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.GetBreakerPolicyResponse.FromString,
+                _registered_method=True)
+        self.UpdateBreakerPolicy = channel.unary_unary(
+                '/selfheal.control.v1.BreakerService/UpdateBreakerPolicy',
+                request_serializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.UpdateBreakerPolicyRequest.SerializeToString,
+                response_deserializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.UpdateBreakerPolicyResponse.FromString,
+                _registered_method=True)
+        self.SimulateBreakerPolicy = channel.unary_unary(
+                '/selfheal.control.v1.BreakerService/SimulateBreakerPolicy',
+                request_serializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.SimulateBreakerPolicyRequest.SerializeToString,
+                response_deserializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.SimulateBreakerPolicyResponse.FromString,
+                _registered_method=True)
 
 
 class BreakerServiceServicer:
@@ -101,6 +141,64 @@ class BreakerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchBreakers(self, request, context):
+        """WatchBreakers sends every transition, in order, as it gets into the ledger. Over HTTP each message is a line of
+        JSON; an error that ends the stream is a last line `{"error": …}`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBreakerTransitions(self, request, context):
+        """ListBreakerTransitions reads the ledger, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListIncidents(self, request, context):
+        """ListIncidents reads incidents, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetIncident(self, request, context):
+        """GetIncident reads one incident with its transitions.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBreakerPolicies(self, request, context):
+        """ListBreakerPolicies reads what operators set, by pattern.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetBreakerPolicy(self, request, context):
+        """GetBreakerPolicy reads what is set for exactly one name or pattern, and what it comes to with all that it inherits.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateBreakerPolicy(self, request, context):
+        """UpdateBreakerPolicy sets fields for a name or pattern, or unsets them. Breakers stay in the state that they are in.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SimulateBreakerPolicy(self, request, context):
+        """SimulateBreakerPolicy plays the recorded attempts of a breaker through a candidate policy and tells what would have
+        happened. Deterministic; the policy in force gives the ledger's own transitions. Nothing changes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BreakerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -128,6 +226,46 @@ def add_BreakerServiceServicer_to_server(servicer, server):
                     servicer.CloseBreaker,
                     request_deserializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.CloseBreakerRequest.FromString,
                     response_serializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.CloseBreakerResponse.SerializeToString,
+            ),
+            'WatchBreakers': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchBreakers,
+                    request_deserializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.WatchBreakersRequest.FromString,
+                    response_serializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.WatchBreakersResponse.SerializeToString,
+            ),
+            'ListBreakerTransitions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBreakerTransitions,
+                    request_deserializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.ListBreakerTransitionsRequest.FromString,
+                    response_serializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.ListBreakerTransitionsResponse.SerializeToString,
+            ),
+            'ListIncidents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListIncidents,
+                    request_deserializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.ListIncidentsRequest.FromString,
+                    response_serializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.ListIncidentsResponse.SerializeToString,
+            ),
+            'GetIncident': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetIncident,
+                    request_deserializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.GetIncidentRequest.FromString,
+                    response_serializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.GetIncidentResponse.SerializeToString,
+            ),
+            'ListBreakerPolicies': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBreakerPolicies,
+                    request_deserializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.ListBreakerPoliciesRequest.FromString,
+                    response_serializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.ListBreakerPoliciesResponse.SerializeToString,
+            ),
+            'GetBreakerPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBreakerPolicy,
+                    request_deserializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.GetBreakerPolicyRequest.FromString,
+                    response_serializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.GetBreakerPolicyResponse.SerializeToString,
+            ),
+            'UpdateBreakerPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateBreakerPolicy,
+                    request_deserializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.UpdateBreakerPolicyRequest.FromString,
+                    response_serializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.UpdateBreakerPolicyResponse.SerializeToString,
+            ),
+            'SimulateBreakerPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.SimulateBreakerPolicy,
+                    request_deserializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.SimulateBreakerPolicyRequest.FromString,
+                    response_serializer=selfheal_dot_control_dot_v1_dot_breaker__service__pb2.SimulateBreakerPolicyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -266,6 +404,222 @@ class BreakerService:
             '/selfheal.control.v1.BreakerService/CloseBreaker',
             selfheal_dot_control_dot_v1_dot_breaker__service__pb2.CloseBreakerRequest.SerializeToString,
             selfheal_dot_control_dot_v1_dot_breaker__service__pb2.CloseBreakerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchBreakers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/selfheal.control.v1.BreakerService/WatchBreakers',
+            selfheal_dot_control_dot_v1_dot_breaker__service__pb2.WatchBreakersRequest.SerializeToString,
+            selfheal_dot_control_dot_v1_dot_breaker__service__pb2.WatchBreakersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBreakerTransitions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/selfheal.control.v1.BreakerService/ListBreakerTransitions',
+            selfheal_dot_control_dot_v1_dot_breaker__service__pb2.ListBreakerTransitionsRequest.SerializeToString,
+            selfheal_dot_control_dot_v1_dot_breaker__service__pb2.ListBreakerTransitionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListIncidents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/selfheal.control.v1.BreakerService/ListIncidents',
+            selfheal_dot_control_dot_v1_dot_breaker__service__pb2.ListIncidentsRequest.SerializeToString,
+            selfheal_dot_control_dot_v1_dot_breaker__service__pb2.ListIncidentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetIncident(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/selfheal.control.v1.BreakerService/GetIncident',
+            selfheal_dot_control_dot_v1_dot_breaker__service__pb2.GetIncidentRequest.SerializeToString,
+            selfheal_dot_control_dot_v1_dot_breaker__service__pb2.GetIncidentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBreakerPolicies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/selfheal.control.v1.BreakerService/ListBreakerPolicies',
+            selfheal_dot_control_dot_v1_dot_breaker__service__pb2.ListBreakerPoliciesRequest.SerializeToString,
+            selfheal_dot_control_dot_v1_dot_breaker__service__pb2.ListBreakerPoliciesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBreakerPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/selfheal.control.v1.BreakerService/GetBreakerPolicy',
+            selfheal_dot_control_dot_v1_dot_breaker__service__pb2.GetBreakerPolicyRequest.SerializeToString,
+            selfheal_dot_control_dot_v1_dot_breaker__service__pb2.GetBreakerPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateBreakerPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/selfheal.control.v1.BreakerService/UpdateBreakerPolicy',
+            selfheal_dot_control_dot_v1_dot_breaker__service__pb2.UpdateBreakerPolicyRequest.SerializeToString,
+            selfheal_dot_control_dot_v1_dot_breaker__service__pb2.UpdateBreakerPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SimulateBreakerPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/selfheal.control.v1.BreakerService/SimulateBreakerPolicy',
+            selfheal_dot_control_dot_v1_dot_breaker__service__pb2.SimulateBreakerPolicyRequest.SerializeToString,
+            selfheal_dot_control_dot_v1_dot_breaker__service__pb2.SimulateBreakerPolicyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,26 @@ class BreakerServiceStub:
     """OpenBreaker holds the jobs behind a breaker, until a time or until somebody closes it."""
     CloseBreaker: _grpc.UnaryUnaryMultiCallable[_breaker_service_pb2.CloseBreakerRequest, _breaker_service_pb2.CloseBreakerResponse]
     """CloseBreaker lets jobs flow whatever the evidence says, until a time or until it is reset."""
+    WatchBreakers: _grpc.UnaryStreamMultiCallable[_breaker_service_pb2.WatchBreakersRequest, _breaker_service_pb2.WatchBreakersResponse]
+    """WatchBreakers sends every transition, in order, as it gets into the ledger. Over HTTP each message is a line of
+    JSON; an error that ends the stream is a last line `{"error": …}`.
+    """
+    ListBreakerTransitions: _grpc.UnaryUnaryMultiCallable[_breaker_service_pb2.ListBreakerTransitionsRequest, _breaker_service_pb2.ListBreakerTransitionsResponse]
+    """ListBreakerTransitions reads the ledger, newest first."""
+    ListIncidents: _grpc.UnaryUnaryMultiCallable[_breaker_service_pb2.ListIncidentsRequest, _breaker_service_pb2.ListIncidentsResponse]
+    """ListIncidents reads incidents, newest first."""
+    GetIncident: _grpc.UnaryUnaryMultiCallable[_breaker_service_pb2.GetIncidentRequest, _breaker_service_pb2.GetIncidentResponse]
+    """GetIncident reads one incident with its transitions."""
+    ListBreakerPolicies: _grpc.UnaryUnaryMultiCallable[_breaker_service_pb2.ListBreakerPoliciesRequest, _breaker_service_pb2.ListBreakerPoliciesResponse]
+    """ListBreakerPolicies reads what operators set, by pattern."""
+    GetBreakerPolicy: _grpc.UnaryUnaryMultiCallable[_breaker_service_pb2.GetBreakerPolicyRequest, _breaker_service_pb2.GetBreakerPolicyResponse]
+    """GetBreakerPolicy reads what is set for exactly one name or pattern, and what it comes to with all that it inherits."""
+    UpdateBreakerPolicy: _grpc.UnaryUnaryMultiCallable[_breaker_service_pb2.UpdateBreakerPolicyRequest, _breaker_service_pb2.UpdateBreakerPolicyResponse]
+    """UpdateBreakerPolicy sets fields for a name or pattern, or unsets them. Breakers stay in the state that they are in."""
+    SimulateBreakerPolicy: _grpc.UnaryUnaryMultiCallable[_breaker_service_pb2.SimulateBreakerPolicyRequest, _breaker_service_pb2.SimulateBreakerPolicyResponse]
+    """SimulateBreakerPolicy plays the recorded attempts of a breaker through a candidate policy and tells what would have
+    happened. Deterministic; the policy in force gives the ledger's own transitions. Nothing changes.
+    """
 
 @_typing.type_check_only
 class BreakerServiceAsyncStub(BreakerServiceStub):
@@ -59,6 +79,26 @@ class BreakerServiceAsyncStub(BreakerServiceStub):
     """OpenBreaker holds the jobs behind a breaker, until a time or until somebody closes it."""
     CloseBreaker: _aio.UnaryUnaryMultiCallable[_breaker_service_pb2.CloseBreakerRequest, _breaker_service_pb2.CloseBreakerResponse]  # type: ignore[assignment]
     """CloseBreaker lets jobs flow whatever the evidence says, until a time or until it is reset."""
+    WatchBreakers: _aio.UnaryStreamMultiCallable[_breaker_service_pb2.WatchBreakersRequest, _breaker_service_pb2.WatchBreakersResponse]  # type: ignore[assignment]
+    """WatchBreakers sends every transition, in order, as it gets into the ledger. Over HTTP each message is a line of
+    JSON; an error that ends the stream is a last line `{"error": …}`.
+    """
+    ListBreakerTransitions: _aio.UnaryUnaryMultiCallable[_breaker_service_pb2.ListBreakerTransitionsRequest, _breaker_service_pb2.ListBreakerTransitionsResponse]  # type: ignore[assignment]
+    """ListBreakerTransitions reads the ledger, newest first."""
+    ListIncidents: _aio.UnaryUnaryMultiCallable[_breaker_service_pb2.ListIncidentsRequest, _breaker_service_pb2.ListIncidentsResponse]  # type: ignore[assignment]
+    """ListIncidents reads incidents, newest first."""
+    GetIncident: _aio.UnaryUnaryMultiCallable[_breaker_service_pb2.GetIncidentRequest, _breaker_service_pb2.GetIncidentResponse]  # type: ignore[assignment]
+    """GetIncident reads one incident with its transitions."""
+    ListBreakerPolicies: _aio.UnaryUnaryMultiCallable[_breaker_service_pb2.ListBreakerPoliciesRequest, _breaker_service_pb2.ListBreakerPoliciesResponse]  # type: ignore[assignment]
+    """ListBreakerPolicies reads what operators set, by pattern."""
+    GetBreakerPolicy: _aio.UnaryUnaryMultiCallable[_breaker_service_pb2.GetBreakerPolicyRequest, _breaker_service_pb2.GetBreakerPolicyResponse]  # type: ignore[assignment]
+    """GetBreakerPolicy reads what is set for exactly one name or pattern, and what it comes to with all that it inherits."""
+    UpdateBreakerPolicy: _aio.UnaryUnaryMultiCallable[_breaker_service_pb2.UpdateBreakerPolicyRequest, _breaker_service_pb2.UpdateBreakerPolicyResponse]  # type: ignore[assignment]
+    """UpdateBreakerPolicy sets fields for a name or pattern, or unsets them. Breakers stay in the state that they are in."""
+    SimulateBreakerPolicy: _aio.UnaryUnaryMultiCallable[_breaker_service_pb2.SimulateBreakerPolicyRequest, _breaker_service_pb2.SimulateBreakerPolicyResponse]  # type: ignore[assignment]
+    """SimulateBreakerPolicy plays the recorded attempts of a breaker through a candidate policy and tells what would have
+    happened. Deterministic; the policy in force gives the ledger's own transitions. Nothing changes.
+    """
 
 class BreakerServiceServicer(metaclass=_abc_1.ABCMeta):
     """BreakerService shows the fleet's breakers and lets an operator move them."""
@@ -102,5 +142,73 @@ class BreakerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_breaker_service_pb2.CloseBreakerResponse, _abc.Awaitable[_breaker_service_pb2.CloseBreakerResponse]]:
         """CloseBreaker lets jobs flow whatever the evidence says, until a time or until it is reset."""
+
+    @_abc_1.abstractmethod
+    def WatchBreakers(
+        self,
+        request: _breaker_service_pb2.WatchBreakersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_breaker_service_pb2.WatchBreakersResponse], _abc.AsyncIterator[_breaker_service_pb2.WatchBreakersResponse]]:
+        """WatchBreakers sends every transition, in order, as it gets into the ledger. Over HTTP each message is a line of
+        JSON; an error that ends the stream is a last line `{"error": …}`.
+        """
+
+    @_abc_1.abstractmethod
+    def ListBreakerTransitions(
+        self,
+        request: _breaker_service_pb2.ListBreakerTransitionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_breaker_service_pb2.ListBreakerTransitionsResponse, _abc.Awaitable[_breaker_service_pb2.ListBreakerTransitionsResponse]]:
+        """ListBreakerTransitions reads the ledger, newest first."""
+
+    @_abc_1.abstractmethod
+    def ListIncidents(
+        self,
+        request: _breaker_service_pb2.ListIncidentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_breaker_service_pb2.ListIncidentsResponse, _abc.Awaitable[_breaker_service_pb2.ListIncidentsResponse]]:
+        """ListIncidents reads incidents, newest first."""
+
+    @_abc_1.abstractmethod
+    def GetIncident(
+        self,
+        request: _breaker_service_pb2.GetIncidentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_breaker_service_pb2.GetIncidentResponse, _abc.Awaitable[_breaker_service_pb2.GetIncidentResponse]]:
+        """GetIncident reads one incident with its transitions."""
+
+    @_abc_1.abstractmethod
+    def ListBreakerPolicies(
+        self,
+        request: _breaker_service_pb2.ListBreakerPoliciesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_breaker_service_pb2.ListBreakerPoliciesResponse, _abc.Awaitable[_breaker_service_pb2.ListBreakerPoliciesResponse]]:
+        """ListBreakerPolicies reads what operators set, by pattern."""
+
+    @_abc_1.abstractmethod
+    def GetBreakerPolicy(
+        self,
+        request: _breaker_service_pb2.GetBreakerPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_breaker_service_pb2.GetBreakerPolicyResponse, _abc.Awaitable[_breaker_service_pb2.GetBreakerPolicyResponse]]:
+        """GetBreakerPolicy reads what is set for exactly one name or pattern, and what it comes to with all that it inherits."""
+
+    @_abc_1.abstractmethod
+    def UpdateBreakerPolicy(
+        self,
+        request: _breaker_service_pb2.UpdateBreakerPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_breaker_service_pb2.UpdateBreakerPolicyResponse, _abc.Awaitable[_breaker_service_pb2.UpdateBreakerPolicyResponse]]:
+        """UpdateBreakerPolicy sets fields for a name or pattern, or unsets them. Breakers stay in the state that they are in."""
+
+    @_abc_1.abstractmethod
+    def SimulateBreakerPolicy(
+        self,
+        request: _breaker_service_pb2.SimulateBreakerPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_breaker_service_pb2.SimulateBreakerPolicyResponse, _abc.Awaitable[_breaker_service_pb2.SimulateBreakerPolicyResponse]]:
+        """SimulateBreakerPolicy plays the recorded attempts of a breaker through a candidate policy and tells what would have
+        happened. Deterministic; the policy in force gives the ledger's own transitions. Nothing changes.
+        """
 
 def add_BreakerServiceServicer_to_server(servicer: BreakerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -79,6 +79,10 @@ class _QuarantineReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Quar
     """The job is not quarantined."""
     QUARANTINE_REASON_BREAKER_OPEN: _QuarantineReason.ValueType  # 1
     """The breaker of its type is open. The job is held in its place and flows again by itself."""
+    QUARANTINE_REASON_PAUSED: _QuarantineReason.ValueType  # 2
+    """An operator paused its type. The job is held in its place until the pause ends. When the breaker is open too, this
+    is the reason that is told: it does not end when the dependency heals.
+    """
     QUARANTINE_REASON_RETRIES_EXHAUSTED: _QuarantineReason.ValueType  # 3
     """Every attempt that it was granted failed. It waits for a person."""
     QUARANTINE_REASON_NON_RETRYABLE: _QuarantineReason.ValueType  # 4
@@ -93,6 +97,10 @@ QUARANTINE_REASON_UNSPECIFIED: QuarantineReason.ValueType  # 0
 """The job is not quarantined."""
 QUARANTINE_REASON_BREAKER_OPEN: QuarantineReason.ValueType  # 1
 """The breaker of its type is open. The job is held in its place and flows again by itself."""
+QUARANTINE_REASON_PAUSED: QuarantineReason.ValueType  # 2
+"""An operator paused its type. The job is held in its place until the pause ends. When the breaker is open too, this
+is the reason that is told: it does not end when the dependency heals.
+"""
 QUARANTINE_REASON_RETRIES_EXHAUSTED: QuarantineReason.ValueType  # 3
 """Every attempt that it was granted failed. It waits for a person."""
 QUARANTINE_REASON_NON_RETRYABLE: QuarantineReason.ValueType  # 4

@@ -271,7 +271,7 @@ class ListJobsRequest(_message.Message):
     """From the previous page's `next_page_token`."""
     filter: _builtins.str
     """For example `state = QUARANTINED AND job_type = "email" AND create_time > "2026-01-01T00:00:00Z"`, over
-    state, job_type, quarantine.reason, error.code, labels.x, create_time, request_id.
+    state, job_type, quarantine.reason, error.code, labels.x, create_time, request_id, failure_group.
     """
     def __init__(
         self,
