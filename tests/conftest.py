@@ -7,6 +7,7 @@ skipped with the reason, or fails when CI=true, and the end of the run lists wha
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import uuid
@@ -28,6 +29,7 @@ from tests.servers import (
     found_or_private,
     reachable,
 )
+from tests.templates import migrate
 from tests.vhosts import Vhosts, shared_ctl
 
 pytest.register_assert_rewrite("tests.contract")
@@ -198,14 +200,37 @@ def _postgres_server(request: pytest.FixtureRequest) -> Iterator[str]:
         yield found
 
 
-@pytest.fixture
-async def postgres_url(_postgres_server: str) -> AsyncIterator[str]:
-    """The URL of an empty database, dropped after the test with whoever is still connected."""
+@contextlib.asynccontextmanager
+async def _database(server: str, template: str) -> AsyncIterator[str]:
     name = f"selfheal_test_{uuid.uuid4().hex[:12]}"
-    admin = await asyncpg.connect(_postgres_server)
+    admin = await asyncpg.connect(server)
     try:
-        await admin.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
-        yield urlsplit(_postgres_server)._replace(path=f"/{name}").geturl()
+        await admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        yield urlsplit(server)._replace(path=f"/{name}").geturl()
         await admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
     finally:
         await admin.close()
+
+
+@pytest.fixture
+async def postgres_url(_postgres_server: str) -> AsyncIterator[str]:
+    """The URL of an empty database, dropped after the test with whoever is still connected."""
+    async with _database(_postgres_server, "template0") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def _migrated_template(_postgres_server: str) -> Iterator[str]:
+    with asyncio.Runner() as loop:
+        template = _database(_postgres_server, "template0")
+        url = loop.run(template.__aenter__())
+        migrate(url)
+        yield urlsplit(url).path[1:]
+        loop.run(template.__aexit__(None, None, None))
+
+
+@pytest.fixture
+async def migrated_postgres_url(_postgres_server: str, _migrated_template: str) -> AsyncIterator[str]:
+    """The same, at our version."""
+    async with _database(_postgres_server, _migrated_template) as url:
+        yield url

@@ -19,6 +19,8 @@ MAX_CODES = 50  # error codes told apart within a window; further ones count as 
 OTHER_CODE = "OTHER"
 NOBODY = UUID(int=0)  # a job that is not known
 JOBS_KEPT = 1_000  # distinct jobs remembered per code: the largest threshold that can be met
+# Of the outcomes before the sample only the counts are told: of so many samples, and of so many outcomes in all.
+SAMPLES_BEFORE, OUTCOMES_KEPT = 5, 1_000
 WINDOW_SLICES = 30  # attempts are counted to this fraction of the window, distinct jobs exactly
 
 
@@ -112,6 +114,11 @@ class BreakerRecord:
     def taken_along(self) -> bool:
         """Whether its last move was one of a worker on its own before it was the fleet's."""
         return len(self.transitions) > 1 and self.transitions[-2].generation == self.generation
+
+
+def outcomes_kept(sample: int) -> int:
+    """How many recent outcomes a store keeps for decisions that look at `sample`."""
+    return max(sample, min((1 + SAMPLES_BEFORE) * sample, OUTCOMES_KEPT))
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,9 +234,10 @@ class Seen:
 @dataclass(frozen=True, slots=True)
 class Window:
     """What the whole fleet saw. `distinct_jobs` counts jobs by code within the window, `failures` attempts by
-    code; `seen` is the last outcomes within the window, newest first; `first_failure_at` is the oldest failure still
-    within the window. `workers` and `sources` count who finished attempts within it; `ejected` are the workers that
-    are out, each with the end of its lease."""
+    code; `seen` is the last outcomes within the window, newest first, and `before` counts those before them by
+    code ("" is a success) where anything failed; `first_failure_at` is the oldest failure still within the window.
+    `workers` and `sources` count who finished attempts within it; `ejected` are the workers that are out, each with
+    the end of its lease."""
 
     now: int
     record: BreakerRecord
@@ -240,6 +248,7 @@ class Window:
     workers: int = 0
     sources: int = 0
     ejected: Mapping[str, int] = field(default_factory=dict)
+    before: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def recent(self) -> tuple[str, ...]:

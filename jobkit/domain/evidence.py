@@ -5,8 +5,9 @@ A code is suspect once it was seen on enough distinct jobs within the window. Th
 - *streak*: the last 2 x threshold all failed with it, and that is no bad luck, given what failed before; taken at
   its word at once;
 - *share*: at least `failure_rate` of the sample failed with it, each job counted once; a sample that is not full must
-  be as convincing as a full one that just passes, unless nothing in it succeeded. A share can be an illusion while
-  other workers hold successes back, hence the wait;
+  be as convincing as a full one that just passes, unless nothing in it succeeded. Where much failed before the sample
+  too, it must be more than what was usual then, or the whole must reach the rate: where three of ten fail for an
+  hour, half of some fifty do. A share can be an illusion while other workers hold successes back, hence the wait;
 - *workers*: two or more of them each failed with it `threshold` times in a row.
 
 Where two or more workers do this work, what only one of them sees is about that worker. Where two or more job types
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import TypeVar
@@ -43,6 +44,8 @@ T = TypeVar("T")
 # How unlikely a streak must be under the noise before it: for the fleet, and for a worker, which is soon back.
 FLEET_CHANCE = 1e-9
 WORKER_CHANCE = 1e-6
+# And a share of the fleet's sample, of which there is another one with each attempt.
+SHARE_CHANCE = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,7 @@ def _judge(policy: BreakerPolicy, window: Window, code: str, me: str) -> _Open |
     if window.sources > 1 and len({s.source for s in seen if s.code == code}) < 2:
         return None
     if window.workers < 2:
-        return _fleet(policy, seen, code)
+        return _fleet(policy, seen, code, window.before)
     present = [s for s in seen if s.worker not in window.ejected]
     if (together := _together(policy, seen, code)) is not None:
         return together
@@ -132,14 +135,16 @@ def _judge(policy: BreakerPolicy, window: Window, code: str, me: str) -> _Open |
     few = _count(rest, code) < policy.rate_of(code) * max(len(rest), 1)
     alone = few and _jobs(_streak(rest, code)) < policy.jobs_needed
     if not alone or len(window.ejected) >= limit:
-        return _fleet(policy, present, code)
+        return _fleet(policy, present, code, window.before)
     if suspect != me or policy.mode is not Mode.ENFORCED:
         return None  # it decides about itself
     reason = _own(policy, present, code, me)
     return Eject(code, reason, limit) if reason else None
 
 
-def _fleet(policy: BreakerPolicy, seen: Sequence[Seen], code: str) -> _Open | None:
+def _fleet(
+    policy: BreakerPolicy, seen: Sequence[Seen], code: str, earlier: Mapping[str, int]
+) -> _Open | None:
     """The streak or the share, for all that count as one."""
     streak = _streak(seen, code)
     before = seen[len(streak) :]
@@ -150,7 +155,7 @@ def _fleet(policy: BreakerPolicy, seen: Sequence[Seen], code: str) -> _Open | No
     ):
         return _Open(f"the last {len(streak)} attempts failed with {code}", len(streak))
     sample = _each_job_once(seen)[: policy.failure_sample]
-    if not _is_share(policy, sample, code):
+    if not _is_share(policy, sample, code) or not _is_new(policy, sample, code, earlier):
         return None
     said = f"{_count(sample, code)} of the last {len(sample)} attempts failed with {code}"
     return _Open(said, len(sample), waits=True)
@@ -192,6 +197,15 @@ def _is_share(policy: BreakerPolicy, sample: Sequence[Seen], code: str) -> bool:
         return True
     full = tail(policy.failure_sample, math.ceil(rate * policy.failure_sample), rate / 2)
     return tail(len(sample), bad, rate / 2) <= full
+
+
+def _is_new(policy: BreakerPolicy, sample: Sequence[Seen], code: str, earlier: Mapping[str, int]) -> bool:
+    """Whether the sample's share is more than bad luck, given how often the code was seen before it; or whether it
+    was seen so often then that the whole has the share as well. Estimated as in `surprising`."""
+    bad, before, failed = _count(sample, code), sum(earlier.values()), earlier.get(code, 0)
+    if not failed or bad + failed >= policy.rate_of(code) * (len(sample) + before):
+        return True
+    return tail(len(sample), bad, (failed + 1) / (before + 2)) <= SHARE_CHANCE
 
 
 def _streak(seen: Iterable[Seen], code: str) -> list[Seen]:

@@ -13,7 +13,9 @@ fleet, and `slots`, attempts at once. It is a model of the dependency, not a ref
 - `slots` is twice what the rate needs at the smallest latency seen (Little's law; BBR's bound of 2 BDP): so a
   dependency that queues instead of refusing is not handed a long queue.
 
-Errors that do not become fewer when the rate falls are the jobs' own: they become `noise`, and no longer count.
+Errors that do not become fewer when the rate falls are the jobs' own, or the dependency's at any rate: they become
+`noise`, and no longer count. Where much fails, one epoch says little about that: after a deep cut the rate is held
+(`trial`) until enough attempts have ended. Calls that the rate had made fail would be gone by then.
 """
 
 from __future__ import annotations
@@ -30,6 +32,12 @@ LEAST_RATE = 1.0
 BACK_OFF, ABOVE = 0.97, 1.1
 # After refusals that come again soon: if it helps, it was the rate.
 TEST = 0.85
+# A share of failures that is at least so much of the one before is the same; at least this part of it: what was
+# taken for the dependency's limit was mostly noise. A trial tells once so many failures were to be expected, or has
+# to after so many epochs.
+SAME, PART, TRIED, LONGEST_TRIAL = 0.5, 0.3, 7, 10
+# Where more than this fails at any rate nothing is to be had.
+NOISIEST = 0.75
 # Below this much of the rate where refusals began, capacity itself has gone.
 GONE = 0.85
 # While it has not, this much of that rate is believed in: lanes that braked, or that were busy for a moment, deliver
@@ -69,15 +77,16 @@ class Epoch:
 @dataclass(frozen=True, slots=True)
 class Pace:
     """The recovery of a breaker's `generation`. `ceiling` is the rate where refusals began (0: not met yet),
-    `since_cut` counts epochs from then, shorter ones where calls take long, because answers come late. `tested`: the
-    cut was a deep one, to see whether it helps. `over`: the backlog is gone, nothing is paced any more."""
+    `since_cut` counts epochs from then, shorter ones where calls take long, because answers come late. `trial`: how
+    many attempts ended, and how many of them failed, since a deep cut that is to show whether it helps. `over`: the
+    backlog is gone, nothing is paced any more."""
 
     generation: int
     rate: float = FIRST_RATE
     ceiling: float = 0.0
     since_cut: float = 0.0
     cut_share: float = 0.0
-    tested: bool = False
+    trial: tuple[int, int] | None = None
     noise: float = 0.0
     least_ms: float = 0.0
     idle: int = 0
@@ -104,6 +113,8 @@ def next_pace(pace: Pace, epoch: Epoch) -> Pace:
     share = epoch.failed / finished
     pace = replace(pace, idle=idle, least_ms=least, since_cut=pace.since_cut + 1 / (1 + least / 1000))
     delivered = max(epoch.ok, epoch.started - epoch.failed) / epoch.seconds
+    if pace.trial is not None and not _gone(pace, share, delivered):
+        return _tried(pace, pace.trial, epoch)
     if _refused(pace, epoch.failed, finished):
         # Whether what was refused may have been started before the last cut.
         late = epoch.started > 1.05 * pace.rate * epoch.seconds or share <= 2 * TOLERATED + pace.noise
@@ -119,12 +130,10 @@ def _grown(pace: Pace, epoch: Epoch) -> Pace:
     if not pace.ceiling:
         # Of what was allowed: the lanes hear of a rate late, and until then they cannot deliver it.
         allowed = max(epoch.allowed or pace.rate * epoch.seconds, 1.0)
-        delivered = min(epoch.ok / allowed, 1.0)
+        delivered = min(epoch.ok / (allowed * (1 - pace.noise)), 1.0)
         # Where calls take long, most of what was started has not been refused so far, which is something, too.
         tried = min(epoch.started / allowed, 1.0) if not epoch.failed else 0.0
         return replace(pace, rate=pace.rate * max(delivered * GROWTH, tried * UNREFUSED, 1.0))
-    if pace.tested:
-        return replace(pace, tested=pace.since_cut < SETTLED)
     return replace(pace, rate=_approach(pace))
 
 
@@ -136,23 +145,40 @@ def _refused(pace: Pace, failed: int, finished: int) -> bool:
 
 def _after_refusals(pace: Pace, finished: int, share: float, seen: tuple[float, bool]) -> Pace:
     delivered, late = seen
-    gone = share > max(MOST_NOISE, 3 * pace.cut_share) and delivered < GONE * pace.ceiling
     if not pace.ceiling and share <= 2 * MOST_NOISE and finished < TELLING:
         # A little further, and it will show.
         noise = min(pace.noise + (share - pace.noise) / 2, MOST_NOISE)
         return replace(pace, noise=noise, rate=max(pace.rate, min(pace.rate, delivered) * CAREFUL))
-    if gone or not pace.ceiling:
+    if not pace.ceiling or _gone(pace, share, delivered):
         return _cut(pace, share, delivered, BACK_OFF)
     if share <= MOST_NOISE:
         delivered = max(delivered, BELIEVED * pace.ceiling)
-    if pace.since_cut < SETTLED:
-        return pace if late else _cut(pace, share, delivered, BACK_OFF)
-    if pace.since_cut >= APPROACH or share > MOST_NOISE:
+    if pace.since_cut < SETTLED and late:
+        return pace
+    if share < SAME * pace.cut_share or pace.since_cut >= APPROACH:
         return _cut(pace, share, delivered, BACK_OFF)
-    if not pace.tested:
-        return replace(_cut(pace, share, delivered, TEST), tested=True)
-    # A good deal less was tried, and as large a share failed: it is not the rate. So it was not from the start.
-    return replace(pace, noise=share, ceiling=0.0, tested=False)
+    return replace(_cut(pace, min(share, pace.cut_share), delivered, TEST), trial=(0, 0))
+
+
+def _gone(pace: Pace, share: float, delivered: float) -> bool:
+    """Whether capacity itself fell a good deal."""
+    return share > max(MOST_NOISE, 3 * pace.cut_share) and delivered < GONE * pace.ceiling
+
+
+def _tried(pace: Pace, trial: tuple[int, int], epoch: Epoch) -> Pace:
+    """The trial goes on, or it has told. What still failed is noise; where that is as much as before, the rate had
+    nothing to do with it from the start."""
+    if pace.since_cut < 1:
+        return pace  # answers to what was started before the cut
+    ended, failed = trial[0] + epoch.ok + epoch.failed, trial[1] + epoch.failed
+    if ended * pace.cut_share < TRIED and pace.since_cut < LONGEST_TRIAL:
+        return replace(pace, trial=(ended, failed))
+    share = failed / ended
+    if share > NOISIEST:
+        return replace(pace, trial=None)
+    return replace(
+        pace, noise=share, ceiling=pace.ceiling if share < PART * pace.cut_share else 0.0, trial=None
+    )
 
 
 def _after_queueing(pace: Pace, delivered: float) -> Pace:
@@ -162,15 +188,16 @@ def _after_queueing(pace: Pace, delivered: float) -> Pace:
 
 
 def _cut(pace: Pace, share: float, delivered: float, keep: float) -> Pace:
-    """Never up: what is delivered late may be more than the rate of now."""
-    ceiling = max(min(delivered, pace.rate), LEAST_RATE)
+    """Never up: what is delivered late may be more than the rate of now. What fails at any rate would have been
+    served."""
+    ceiling = max(min(delivered / (1 - pace.noise), pace.rate), LEAST_RATE)
     return replace(
         pace,
         rate=max(ceiling * keep, LEAST_RATE),
         ceiling=ceiling,
         since_cut=0,
         cut_share=share,
-        tested=False,
+        trial=None,
     )
 
 

@@ -3,7 +3,7 @@ Redis, and for replays. Redis keeps the same in report.lua."""
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 
 from jobkit.domain.breaker import (
     JOBS_KEPT,
@@ -15,6 +15,7 @@ from jobkit.domain.breaker import (
     Evidence,
     Seen,
     Window,
+    outcomes_kept,
 )
 
 
@@ -53,14 +54,14 @@ class Sightings:
                     del jobs[next(iter(jobs))]
                 count, first = self._attempts.get((code, slice_start), (0, now))
                 self._attempts[code, slice_start] = (count + 1, first)
-        while len(self._recent) > sample:
+        while len(self._recent) > outcomes_kept(sample):
             self._recent.pop()
 
     def seen(self, record: BreakerRecord, now: int, sample: int, window: int) -> Window:
         self._window = window
         self._prune(now)
         oldest = now - window
-        recent = [outcome for at, outcome in self._recent if at > oldest]
+        recent = [outcome for at, outcome in self._recent if at > oldest][: outcomes_kept(sample)]
         firsts = [first for (code, _), (_, first) in self._attempts.items() if code in self._jobs]
         return Window(
             now=now,
@@ -68,6 +69,7 @@ class Sightings:
             distinct_jobs={code: len(jobs) for code, jobs in self._jobs.items()},
             failures=self.failures(now),
             seen=tuple(recent[:sample]),
+            before=Counter(outcome.code for outcome in recent[sample:]) if self._jobs else {},
             first_failure_at=max(min(firsts), oldest) if firsts else None,
             workers=sum(at > oldest for at in self._workers.values()),
             sources=sum(at > oldest for at in self._sources.values()),

@@ -19,6 +19,7 @@ from jobkit.domain.breaker import (
     Outcome,
     Seen,
     Window,
+    outcomes_kept,
 )
 from jobkit.domain.tripping import close_by_hand, decide_evidence, decide_probe_time, open_by_hand, reset
 from jobkit.ports import BreakerStore
@@ -215,6 +216,22 @@ class BreakerStoreContract:
         opened = decide_evidence(policy, window, 0.5)
         assert isinstance(opened, BreakerRecord)
         assert await store.swap(name, 0, opened)
+
+    async def test_what_came_before_the_sample_is_counted_where_anything_failed(
+        self, store: BreakerStore, name: str
+    ) -> None:
+        await store.report(name, succeeded(2 * SAMPLE), SAMPLE, WINDOW)
+        window = await store.report(name, succeeded(1), SAMPLE, WINDOW)
+        assert window.recent == ("",) * SAMPLE
+        assert window.before == {}
+        await store.report(name, failed("A", 2), SAMPLE, WINDOW)
+        await store.report(name, failed("B", 1), SAMPLE, WINDOW)
+        window = await store.report(name, succeeded(SAMPLE - 1), SAMPLE, WINDOW)
+        assert window.recent == ("",) * (SAMPLE - 1) + ("B",)
+        assert window.before == {"A": 2, "": 2 * SAMPLE + 1}
+        many = outcomes_kept(SAMPLE)
+        window = await store.report(name, succeeded(many - SAMPLE - 1), SAMPLE, WINDOW)
+        assert window.before == {"B": 1, "A": 1, "": many - SAMPLE - 2}
 
     async def test_no_more_permits_than_there_are(self, store: BreakerStore, name: str) -> None:
         record = await self.opened(store, name)

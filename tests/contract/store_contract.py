@@ -20,7 +20,6 @@ import pytest
 import sqlalchemy as sa
 import uuid_utils.compat as uuid_ids
 
-from jobkit.adapters.sql import schema
 from jobkit.adapters.sql.engine import Database
 from jobkit.adapters.sql.history import SqlHistory
 from jobkit.adapters.sql.incidents import SqlSums
@@ -38,6 +37,7 @@ from jobkit.domain.breaker import BreakerRecord, BreakerState, Cause, Transition
 from jobkit.domain.job import Attempt, ClaimedJob, Job, JobError, JobState, NewJob, QuarantineReason
 from jobkit.domain.retry import Complete, Decision, Isolate, Retry
 from jobkit.ports import Accepted, Held, Miss, Settlement
+from tests.templates import migrate, migrated
 
 LEASE = timedelta(seconds=15)
 SESSION = UUID(int=0xA)
@@ -213,9 +213,14 @@ class StoreContract:
 
 class OnSqlite:
     @pytest.fixture
-    async def database(self, tmp_path: Path) -> AsyncIterator[Database]:
-        database = Database(f"sqlite:///{tmp_path}/jobs.db")
-        await schema.migrate(database)
+    def file(self, tmp_path: Path) -> Path:
+        path = tmp_path / "jobs.db"
+        path.write_bytes(migrated())
+        return path
+
+    @pytest.fixture
+    async def database(self, file: Path) -> AsyncIterator[Database]:
+        database = Database(f"sqlite:///{file}")
         yield database
         await database.close()
 
@@ -229,14 +234,8 @@ class OnPostgres:
     def migrated_url(cls, _postgres_server: str) -> Iterator[str]:
         name = f"selfheal_test_{new_id().hex[-12:]}"
         url = urlsplit(_postgres_server)._replace(path=f"/{name}").geturl()
-
-        async def create() -> None:
-            await _administer(_postgres_server, f'CREATE DATABASE "{name}" TEMPLATE template0')
-            database = Database(url)
-            await schema.migrate(database)
-            await database.close()
-
-        asyncio.run(create())
+        asyncio.run(_administer(_postgres_server, f'CREATE DATABASE "{name}" TEMPLATE template0'))
+        migrate(url)
         yield url
         asyncio.run(_administer(_postgres_server, f'DROP DATABASE "{name}" WITH (FORCE)'))
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 
+import orjson
 import pytest
 import redis
 
 from jobkit.adapters.embedded.limits import MemoryLimitStore
-from jobkit.adapters.redis.limits import RedisLimitStore
+from jobkit.adapters.redis.limits import RedisLimitStore, _pace_of
 from jobkit.domain.budget import Statement
 from jobkit.domain.errors import Unavailable
+from jobkit.domain.pace import Pace
 from jobkit.ports import LimitStore
 from tests.contract.limit_store_contract import LimitStoreContract, report
 from worker.exchange import exchange
@@ -77,3 +79,11 @@ class TestRedisLimitStore(LimitStoreContract):
                 await store.spend({name: Statement(1, 1)})
         finally:
             await store.close()
+
+
+def test_a_pace_comes_back_as_it_was_whatever_else_is_in_it() -> None:
+    pace = Pace(7, rate=12.5, ceiling=14.0, cut_share=0.3, trial=(9, 3))
+    stored = orjson.loads(orjson.dumps(pace))
+    assert _pace_of(stored) == pace
+    assert _pace_of(stored | {"of_another_release": True}) == pace
+    assert _pace_of({"generation": 7}) == Pace(7)

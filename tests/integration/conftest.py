@@ -8,18 +8,21 @@ import pytest
 
 from tests.integration.stage import Place
 from tests.integration.webhook_kit import guarded, receiver, send  # noqa: F401 - fixtures
+from tests.templates import migrated
 
 
 @pytest.fixture
 def embedded(tmp_path: Path, namespace: str) -> Place:
     """An SQLite file, queues and breakers in memory."""
-    return Place({"DATABASE_URL": f"sqlite:///{tmp_path}/selfheal.db"}, namespace)
+    path = tmp_path / "selfheal.db"
+    path.write_bytes(migrated())
+    return Place({"DATABASE_URL": f"sqlite:///{path}"}, namespace)
 
 
 @pytest.fixture
-def real(postgres_url: str, rabbitmq_url: str, redis_url: str, namespace: str) -> Place:
+def real(migrated_postgres_url: str, rabbitmq_url: str, redis_url: str, namespace: str) -> Place:
     """An empty database, an empty vhost, and a key prefix."""
-    urls = {"DATABASE_URL": postgres_url, "RABBITMQ_URL": rabbitmq_url, "REDIS_URL": redis_url}
+    urls = {"DATABASE_URL": migrated_postgres_url, "RABBITMQ_URL": rabbitmq_url, "REDIS_URL": redis_url}
     return Place({**urls, "SELFHEAL_NAMESPACE": namespace}, namespace)
 
 

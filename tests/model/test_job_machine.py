@@ -26,7 +26,8 @@ from jobkit.domain.job import TRANSITIONS, ClaimedJob, JobState, QuarantineReaso
 from jobkit.domain.retry import Cancel, Complete, Decision, Forget, Isolate, Postpone, Release, Retry
 from jobkit.ports import Held, Lease, Miss
 from tests.contract.store_contract import LEASE, OTHER_SESSION, SESSION, TIMED_OUT, Store, new_id
-from tests.model.timeless import migrated, without_fsync
+from tests.model.timeless import without_fsync
+from tests.templates import migrated
 
 R = TypeVar("R")
 TYPES = ("email", "sms")

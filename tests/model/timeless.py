@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-import tempfile
 from collections.abc import Awaitable, Callable
-from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,9 +16,9 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from jobkit.adapters.sql import schema
 from jobkit.adapters.sql.engine import Database
 from jobkit.runtime.clock import DatabaseClock
+from tests.templates import migrated
 
 R = TypeVar("R")
 EPOCH_MS = 1_800_000_000_000
@@ -28,20 +26,6 @@ DAY_MS = 86_400_000
 JULIAN_EPOCH = 2440587.5
 THREAD_SECONDS = 10.0  # no statement takes so long
 TICK = 1e-6
-
-
-@cache
-def migrated() -> bytes:
-    """An empty database at our version, made once and copied for every example."""
-
-    async def make(path: Path) -> bytes:
-        database = Database(f"sqlite:///{path}")
-        await schema.migrate(database)
-        await database.close()
-        return path.read_bytes()
-
-    with tempfile.TemporaryDirectory(prefix="selfheal-model-") as folder:
-        return asyncio.run(make(Path(folder) / "empty.db"))
 
 
 def without_fsync(database: Database) -> None:

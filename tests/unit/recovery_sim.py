@@ -93,6 +93,25 @@ class Cap:
 
 
 @dataclass
+class BrownOut:
+    """So many at once, each for `latency`; others wait in line. A share of them fails, after its time."""
+
+    places: int
+    latency: float
+    errors: float
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        self.free = [0.0] * self.places
+        self.dice = random.Random(self.seed)
+
+    def call(self, now: float) -> tuple[bool, float]:
+        ends = max(heapq.heappop(self.free), now) + self.latency
+        heapq.heappush(self.free, ends)
+        return self.dice.random() >= self.errors, ends - now
+
+
+@dataclass
 class Figures:
     seconds: float = 0.0
     refused: int = 0

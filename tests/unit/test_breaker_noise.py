@@ -27,12 +27,14 @@ from uuid import UUID
 
 import pytest
 
-from jobkit.domain.breaker import BreakerPolicy, BreakerRecord, Eject, Seen, Window
+from jobkit.domain.breaker import BreakerPolicy, BreakerRecord, Eject, Seen, Window, outcomes_kept
 from jobkit.domain.tripping import decide_evidence
 
 NOW = 1_700_000_000_000
 POLICY = BreakerPolicy()
 CLOSED = BreakerRecord("email", generation=7)
+SAMPLE = POLICY.outcomes_needed
+KEPT = outcomes_kept(SAMPLE)
 
 
 class History:
@@ -41,7 +43,7 @@ class History:
 
     def __init__(self, workers: int = 1) -> None:
         self.workers = workers
-        self.seen: deque[Seen] = deque(maxlen=POLICY.outcomes_needed)
+        self.seen: deque[Seen] = deque(maxlen=KEPT)
         self.jobs: Counter[str] = Counter()
         self.active: set[str] = set()
         self.number = 0
@@ -54,7 +56,7 @@ class History:
         self.number += 1
         if self.out.get(me, self.number) + 1_000 < self.number:
             del self.out[me]
-            self.seen = deque((s for s in self.seen if s.worker != me), POLICY.outcomes_needed)
+            self.seen = deque((s for s in self.seen if s.worker != me), KEPT)
         if me in self.out:
             return False
         self.active.add(me)
@@ -62,8 +64,18 @@ class History:
         if not code:
             return False  # what a success changes is for the better
         self.jobs[code] += 1
+        seen = tuple(self.seen)
         window = Window(
-            NOW, CLOSED, self.jobs, self.jobs, tuple(self.seen), NOW - 60_000, len(self.active), 1, self.out
+            NOW,
+            CLOSED,
+            self.jobs,
+            self.jobs,
+            seen[:SAMPLE],
+            NOW - 60_000,
+            len(self.active),
+            1,
+            self.out,
+            Counter(outcome.code for outcome in seen[SAMPLE:]),
         )
         decision = decide_evidence(POLICY, window, 0.5, me)
         if isinstance(decision, Eject):
@@ -89,6 +101,15 @@ def test_a_twentieth_of_random_errors_opens_nothing(workers: int, attempts: int)
 @pytest.mark.parametrize("workers", [1, 4])
 def test_a_fifth_of_random_errors_opens_nothing(workers: int, codes: str) -> None:
     assert History(workers).run(random.Random(20), 0.2, 40_000, codes) == 0
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_third_of_random_errors_is_not_half_of_them(workers: int) -> None:
+    """Somewhere in so many attempts half of fifty in a row fail. What still works is to be used."""
+    draw = random.Random(30)
+    history = History(workers)
+    history.run(draw, 0, 300)
+    assert sum(history.run(draw, 0.3, 10_000) for _ in range(2)) == 0
 
 
 @pytest.mark.parametrize(("rate", "most"), [(0.05, 0), (0.2, 3)])
@@ -130,3 +151,12 @@ def test_a_brown_out_of_most_calls_opens_within_a_sample_or_so(workers: int) -> 
     history, draw = History(workers), random.Random(20)
     history.run(draw, 0, 1_000)
     assert wasted(history, 0.7, draw) <= 80
+
+
+@pytest.mark.parametrize("before", [0.05, 0.3])
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_share_that_grows_past_the_rate_opens_whatever_was_usual(workers: int, before: float) -> None:
+    for seed in range(20):
+        history, draw = History(workers), random.Random(seed)
+        history.run(draw, before, 1_000)
+        assert wasted(history, 0.6, draw) <= KEPT

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from jobkit.domain.pace import Epoch, Pace, next_pace
-from tests.unit.recovery_sim import Bucket, Cap, Dependency, Figures, Fleet, Queue, Window
+from tests.unit.recovery_sim import BrownOut, Bucket, Cap, Dependency, Figures, Fleet, Queue, Window
 
 LEAST = 10_000 / 150
 
@@ -79,6 +79,18 @@ async def test_jobs_that_fail_on_their_own_account_do_not_slow_the_others(worker
     assert told("5 % bad jobs", workers, figures, LEAST / 0.95) <= 1.35
 
 
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("errors", [0.05, 0.1, 0.15, 0.2, 0.3, 0.4])
+async def test_errors_that_have_nothing_to_do_with_the_rate_do_not_hold_it_down(
+    errors: float, seed: int, workers: int
+) -> None:
+    """A minute's work; it finds out what is noise in the first ten to twenty seconds of it."""
+    backlog = round(60 * 96 * (1 - errors))
+    figures = await Fleet(BrownOut(24, 0.25, errors, seed), workers, backlog, seed=seed).drain(150)
+    assert told(f"{errors:.0%} errors", workers, figures, 60) <= 2
+
+
 async def test_answers_that_come_late_do_no_harm() -> None:
     figures = await Fleet(Bucket(steady, 1.0, refuses_in=1.0), 2).drain()
     assert told("refuses after 1 s", 2, figures) <= 1.25
@@ -137,3 +149,9 @@ def test_the_rate_never_falls_to_nothing() -> None:
         pace = next_pace(pace, Epoch(10, 0, 10, 0.0, lacked=True))
     assert pace.rate >= 1
     assert pace.slots >= 2
+
+
+def test_what_fails_altogether_is_no_noise() -> None:
+    pace = Pace(7, ceiling=50.0, cut_share=0.9, since_cut=2.0, trial=(20, 20))
+    pace = next_pace(pace, Epoch(20, 0, 20, 0.0, lacked=True))
+    assert (pace.trial, pace.noise) == (None, 0.0)

@@ -24,6 +24,7 @@ from jobkit.domain.breaker import (
     Evidence,
     Outcome,
     Window,
+    outcomes_kept,
 )
 from jobkit.domain.errors import Unavailable
 
@@ -66,10 +67,10 @@ class RedisBreakerStore:
 
     async def report(self, name: str, evidence: Evidence, sample: int, window: int) -> Window:
         counted = evidence.counted
-        last = len(counted) - sample
+        last = len(counted) - outcomes_kept(sample)
         args: list[str | int] = []
         for position, outcome in enumerate(counted):
-            if outcome.code or position >= last:  # an older success can't be among the recent outcomes
+            if outcome.code or position >= last:  # an older success can't be among the outcomes kept
                 args += (outcome.job_id.hex, outcome.code, outcome.trace, outcome.source)
         logged = (tape.of_report(evidence), LOG_KEPT)
         head = (evidence.generation, *self._bounds(sample, window), evidence.worker, *logged)
@@ -187,7 +188,7 @@ class RedisBreakerStore:
         return (keys.record, *evidence, keys.permits, keys.workers, keys.sources, keys.ejected, keys.log)
 
     def _bounds(self, sample: int, window: int) -> Command:
-        return (sample, window, JOBS_KEPT, MAX_CODES, OTHER_CODE, WINDOW_SLICES)
+        return (sample, outcomes_kept(sample), window, JOBS_KEPT, MAX_CODES, OTHER_CODE, WINDOW_SLICES)
 
     def _bump(self, name: str) -> Sequence[Command]:
         changes = key.changes(self._namespace)
@@ -205,13 +206,14 @@ class RedisBreakerStore:
 
     async def _evaluate(self, name: str, args: Command) -> Window:
         answer = await self._link.script(self._report, self._all(name), args)
-        now, value, recent, codes, first, workers, sources, ejected = answer
+        now, value, recent, before, codes, first, workers, sources, ejected = answer
         return Window(
             now=int(now),
             record=(self._decoded(name, value) if value else None) or BreakerRecord(name),
             distinct_jobs={code: int(jobs) for code, jobs in zip(codes[::3], codes[1::3], strict=True)},
             failures={code: int(count) for code, count in zip(codes[::3], codes[2::3], strict=True)},
             seen=tuple(codec.seen(entry) for entry in recent),
+            before={code: int(count) for code, count in zip(before[::2], before[1::2], strict=True)},
             first_failure_at=int(first) if first else None,
             workers=int(workers),
             sources=int(sources),

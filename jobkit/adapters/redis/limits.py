@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import fields as fields_of
 from datetime import timedelta
 from typing import Any
 
@@ -107,8 +108,15 @@ def _plan_of(fields: Mapping[str, str]) -> Plan:
         limit=_maybe(fields.get("limit")),
         operators=_maybe(fields.get("operators")),
         revision=int(fields.get("revision", 0)),
-        pace=Pace(**orjson.loads(pace)) if pace else None,
+        pace=_pace_of(orjson.loads(pace)) if pace else None,
     )
+
+
+def _pace_of(found: dict[str, Any]) -> Pace:
+    """What another release wrote may have fields that are not ours: they are left out, and the pace goes on."""
+    known = {field.name: found[field.name] for field in fields_of(Pace) if field.name in found}
+    trial = known.get("trial")
+    return Pace(**known | {"trial": None if trial is None else (trial[0], trial[1])})
 
 
 def _plan_args(plan: Plan, shares: Mapping[str, Share], material: Material) -> Command:

@@ -2,17 +2,18 @@
 -- KEYS  record, recent (list), codes (zset), counts (hash), prefix of the zsets of distinct jobs, permits, workers
 --       (zset), sources (zset), ejected (zset by end of lease), log (stream). The zsets of jobs end in an error code and so are in
 --       the same slot as their prefix.
--- ARGV  generation ('' adds nothing), sample, window ms, jobs kept, codes kept, code for the others, slices, worker,
+-- ARGV  generation ('' adds nothing), sample, outcomes kept, window ms, jobs kept, codes kept, code for the others, slices, worker,
 --       entry of the log, entries kept, then job id, error code ('' is a success), trace and source of each outcome in order of finishing
--- returns {now, record or '', {recent outcomes, newest first: 'ms code job trace source worker'}, {code, jobs, attempts,
+-- returns {now, record or '', {recent outcomes, newest first: 'ms code job trace source worker'},
+--          {code, how many of the outcomes before them, ...} where anything failed, {code, jobs, attempts,
 --          ...}, first failure or '', number of workers, number of sources, {ejected worker, end of its lease, ...}}
 local RECENT, CODES, COUNTS, JOBS = KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local WORKERS, SOURCES, EJECTED = KEYS[7], KEYS[8], KEYS[9]
-local sample, window = tonumber(ARGV[2]), tonumber(ARGV[3])
-local jobs_kept, codes_kept, other = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
+local sample, kept, window = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local jobs_kept, codes_kept, other = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 local now = milliseconds()
 local oldest = now - window
-local slice = math.max(math.floor(window / tonumber(ARGV[7])), 1)
+local slice = math.max(math.floor(window / tonumber(ARGV[8])), 1)
 
 local record, value = stored(KEYS[1])
 ensure(RECENT, 'list')
@@ -29,8 +30,8 @@ local function bounded(code)
 end
 
 local function add()
-  local failed, worker = {}, ARGV[8]
-  for i = 11, #ARGV, 4 do
+  local failed, worker = {}, ARGV[9]
+  for i = 12, #ARGV, 4 do
     local code, who = ARGV[i + 1], ' - - '
     if code ~= '' then
       code = bounded(code)
@@ -44,7 +45,7 @@ local function add()
     redis.call('ZADD', SOURCES, whole(now), ARGV[i + 3])
   end
   redis.call('ZADD', WORKERS, whole(now), worker)
-  redis.call('LTRIM', RECENT, 0, sample - 1)
+  redis.call('LTRIM', RECENT, 0, kept - 1)
   -- A minute more than the window: a swap that closes still has to learn which codes there were.
   local ttl = whole(window + 60000)
   for code, attempts in pairs(failed) do
@@ -54,13 +55,13 @@ local function add()
     local count, first = string.match(redis.call('HGET', COUNTS, field) or '', '^(%d+) (%d+)$')
     redis.call('HSET', COUNTS, field, whole((count or 0) + attempts) .. ' ' .. (first or whole(now)))
   end
-  if next(failed) then redis.call('HSET', COUNTS, 'window', ARGV[3]) end
+  if next(failed) then redis.call('HSET', COUNTS, 'window', ARGV[4]) end
   for _, key in ipairs({RECENT, CODES, COUNTS, WORKERS, SOURCES}) do redis.call('PEXPIRE', key, ttl) end
 end
 
 if ARGV[1] ~= '' and tonumber(ARGV[1]) == generation_of(record) then
-  if #ARGV > 10 then add() end
-  note(KEYS[10], ARGV[9], ARGV[10], now)
+  if #ARGV > 11 then add() end
+  note(KEYS[10], ARGV[10], ARGV[11], now)
 end
 
 local recent = {}
@@ -76,6 +77,20 @@ for _, code in ipairs(redis.call('ZRANGE', CODES, 0, -1)) do
   ensure(JOBS .. code, 'zset')
   local distinct = redis.call('ZCOUNT', JOBS .. code, '(' .. whole(oldest), '+inf')
   if distinct > 0 then jobs[code] = distinct end
+end
+
+local before = {}
+if next(jobs) then
+  local counts = {}
+  for _, entry in ipairs(redis.call('LRANGE', RECENT, sample, kept - 1)) do
+    local at, code = string.match(entry, '^(%d+) ([%w_]*) ')
+    if at and tonumber(at) <= oldest then break end
+    if at then counts[code] = (counts[code] or 0) + 1 end
+  end
+  for code, count in pairs(counts) do
+    before[#before + 1] = code
+    before[#before + 1] = whole(count)
+  end
 end
 
 local attempts, first_failure = {}, nil
@@ -100,5 +115,5 @@ for code, distinct in pairs(jobs) do
   codes[#codes + 1] = whole(attempts[code] or 0)
 end
 local ejected = redis.call('ZRANGEBYSCORE', EJECTED, '(' .. whole(now), '+inf', 'WITHSCORES')
-return {whole(now), value or '', recent, codes, first_failure and whole(first_failure) or '',
+return {whole(now), value or '', recent, before, codes, first_failure and whole(first_failure) or '',
         redis.call('ZCARD', WORKERS), redis.call('ZCARD', SOURCES), ejected}
