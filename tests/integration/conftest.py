@@ -21,7 +21,7 @@ def embedded(tmp_path: Path, namespace: str) -> Place:
 
 @pytest.fixture
 def real(migrated_postgres_url: str, rabbitmq_url: str, redis_url: str, namespace: str) -> Place:
-    """An empty database, an empty vhost, and a key prefix."""
+    """An empty database at our version, an empty vhost, and a key prefix."""
     urls = {"DATABASE_URL": migrated_postgres_url, "RABBITMQ_URL": rabbitmq_url, "REDIS_URL": redis_url}
     return Place({**urls, "SELFHEAL_NAMESPACE": namespace}, namespace)
 

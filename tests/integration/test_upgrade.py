@@ -27,6 +27,18 @@ def release(request: pytest.FixtureRequest) -> Release:
 
 
 @pytest.fixture
+def embedded(tmp_path: Path, namespace: str) -> Place:
+    """Without tables: they are the release's."""
+    return Place({"DATABASE_URL": f"sqlite:///{tmp_path}/selfheal.db"}, namespace)
+
+
+@pytest.fixture
+def real(postgres_url: str, real: Place) -> Place:
+    """Without tables, too."""
+    return replace(real, environ={**real.environ, "DATABASE_URL": postgres_url})
+
+
+@pytest.fixture
 def servers(request: pytest.FixtureRequest, real: Place) -> Iterator[Place]:
     """The job types are those of the release: a Redis of our own, since operators' keys have no prefix."""
     try:
