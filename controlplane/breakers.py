@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from jobkit.domain.asked import check_texts
 from jobkit.domain.breaker import BreakerRecord
 from jobkit.domain.errors import FieldViolation, InvalidJob, NotFound, Unavailable
 from jobkit.domain.tripping import close_by_hand, open_by_hand, reset
@@ -15,7 +16,6 @@ from jobkit.host.world import World
 _log = logging.getLogger(__name__)
 
 SWAP_TRIES = 5
-MAX_TEXT = 500
 RETRY = timedelta(seconds=1)
 
 
@@ -125,17 +125,6 @@ class BreakerDesk:
                 holder = types[job_type].held_breaker or job_type
                 waiting[holder] = waiting.get(holder, 0) + number
         return waiting
-
-
-def check_texts(actor: str, reason: str) -> None:
-    """Raises InvalidJob when one is too long to record."""
-    wrong = [
-        FieldViolation(path, f"must be at most {MAX_TEXT} characters")
-        for path, text in (("actor", actor), ("reason", reason))
-        if len(text) > MAX_TEXT
-    ]
-    if wrong:
-        raise InvalidJob(wrong)
 
 
 def _until(until: datetime | None, now: int) -> int | None:

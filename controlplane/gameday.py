@@ -6,7 +6,7 @@ import logging
 from datetime import timedelta
 from uuid import UUID
 
-from controlplane.breakers import check_texts
+from jobkit.domain.asked import check_texts
 from jobkit.domain.errors import InvalidJob, NotFound, Precondition
 from jobkit.domain.fault import Fault, StoredFault, find_fault_faults
 from jobkit.domain.tripping import ANONYMOUS

@@ -12,12 +12,13 @@ from selfheal.control.v1 import game_day_service_pb2 as wire
 
 from controlplane.convert import to_time
 from controlplane.gameday import GameDayDesk
+from jobkit.domain.asked import page_size
 from jobkit.domain.errors import FieldViolation, InvalidJob
 from jobkit.domain.fault import StoredFault
 from jobkit.rpc.convert import from_duration, to_duration
 
 SERVICE = "selfheal.control.v1.GameDayService"
-PAGE, MAX_PAGE = 100, 1_000
+PAGE = 100
 
 
 class GameDayServicer(game_day_service_pb2_grpc.GameDayServiceServicer):
@@ -38,9 +39,7 @@ class GameDayServicer(game_day_service_pb2_grpc.GameDayServiceServicer):
         return wire.InjectFaultResponse(fault=fault_to_wire(stored))
 
     async def ListFaults(self, request: wire.ListFaultsRequest, context: Any) -> wire.ListFaultsResponse:
-        if request.page_size < 0:
-            raise InvalidJob([FieldViolation("page_size", "must not be negative")])
-        size = min(request.page_size or PAGE, MAX_PAGE)
+        size = page_size(request.page_size, PAGE)
         before = _token(request.page_token)
         # One more than fits says whether there is another page.
         found = await self._desk.list(active_only=request.active_only, limit=size + 1, before=before)

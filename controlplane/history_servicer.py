@@ -11,10 +11,10 @@ from selfheal.control.v1 import breaker_service_pb2_grpc
 
 from controlplane.chronicle import LARGEST_ID, Chronicle
 from controlplane.convert import entry_to_wire, event_to_wire, incident_to_wire
+from jobkit.domain.asked import page_size
 from jobkit.domain.errors import FieldViolation, InvalidJob
 
 PAGE = 100
-MAX_PAGE = 1_000
 
 
 class HistoryServicer(breaker_service_pb2_grpc.BreakerServiceServicer):
@@ -35,7 +35,7 @@ class HistoryServicer(breaker_service_pb2_grpc.BreakerServiceServicer):
         self, request: wire.ListBreakerTransitionsRequest, context: Any
     ) -> wire.ListBreakerTransitionsResponse:
         entries, before = await self._chronicle.transitions(
-            request.breaker, _size(request.page_size), _token(request.page_token)
+            request.breaker, page_size(request.page_size, PAGE), _token(request.page_token)
         )
         return wire.ListBreakerTransitionsResponse(
             transitions=[entry_to_wire(entry) for entry in entries], next_page_token=_text(before)
@@ -45,7 +45,7 @@ class HistoryServicer(breaker_service_pb2_grpc.BreakerServiceServicer):
         self, request: wire.ListIncidentsRequest, context: Any
     ) -> wire.ListIncidentsResponse:
         incidents, before = await self._chronicle.incidents(
-            request.breaker, request.open_only, _size(request.page_size), _token(request.page_token)
+            request.breaker, request.open_only, page_size(request.page_size, PAGE), _token(request.page_token)
         )
         return wire.ListIncidentsResponse(
             incidents=[incident_to_wire(incident) for incident in incidents], next_page_token=_text(before)
@@ -56,12 +56,6 @@ class HistoryServicer(breaker_service_pb2_grpc.BreakerServiceServicer):
         return wire.GetIncidentResponse(
             incident=incident_to_wire(incident), transitions=[entry_to_wire(entry) for entry in entries]
         )
-
-
-def _size(asked: int) -> int:
-    if asked < 0:
-        raise InvalidJob([FieldViolation("page_size", "must not be negative")])
-    return min(asked or PAGE, MAX_PAGE)
 
 
 def _token(text: str) -> int | None:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import fields, replace
 
-from controlplane.breakers import check_texts
+from jobkit.domain.asked import check_texts
 from jobkit.domain.breaker import BreakerPolicy
 from jobkit.domain.errors import FieldViolation, InvalidJob
 from jobkit.domain.policy import PolicyOverride, StoredPolicy, check_etag, find_policy_faults

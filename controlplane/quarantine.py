@@ -10,6 +10,7 @@ from uuid import UUID
 
 from prometheus_client import Counter
 
+from jobkit.domain.asked import page_size, text_violations
 from jobkit.domain.errors import FieldViolation, InvalidJob
 from jobkit.domain.filter import JobFilter, parse_filter
 from jobkit.domain.job import JobState
@@ -24,8 +25,6 @@ _log = logging.getLogger(__name__)
 MAX_JOBS = 1_000_000  # that one redrive may match
 MAX_DISCARDED = 10_000  # by one call
 BATCH = 500
-MAX_TEXT = 500
-MAX_PAGE = 1_000
 DEFAULT_PAGE = 50
 START = UUID(int=0)
 ANYBODY = "anonymous"
@@ -39,9 +38,9 @@ class QuarantineDesk:
         self._finished = finished
 
     async def groups(
-        self, filter_text: str, page_size: int, after: GroupToken | None
+        self, filter_text: str, asked: int, after: GroupToken | None
     ) -> tuple[list[FailureGroup], GroupToken | None]:
-        query, size = read_filter(filter_text), _size(page_size)
+        query, size = read_filter(filter_text), page_size(asked, DEFAULT_PAGE)
         found = await self._world.quarantine.groups(query, size + 1, after)
         last = found[size - 1] if len(found) > size else None
         return found[:size], None if last is None else GroupToken(last.count, last.group)
@@ -71,8 +70,8 @@ class QuarantineDesk:
     async def get(self, redrive_id: UUID) -> Redrive:
         return await self._world.redrives.get(redrive_id)
 
-    async def page(self, page_size: int, before: UUID | None) -> tuple[list[Redrive], UUID | None]:
-        size = _size(page_size)
+    async def page(self, asked: int, before: UUID | None) -> tuple[list[Redrive], UUID | None]:
+        size = page_size(asked, DEFAULT_PAGE)
         found = await self._world.redrives.page(size + 1, before)
         return found[:size], found[size - 1].redrive_id if len(found) > size else None
 
@@ -147,20 +146,6 @@ def _not_quarantined(what: str) -> InvalidJob:
     return InvalidJob([FieldViolation("filter", rule)], reason="INVALID_FILTER")
 
 
-def text_violations(actor: str, reason: str) -> list[FieldViolation]:
-    return [
-        FieldViolation(path, f"must be at most {MAX_TEXT} characters")
-        for path, text in (("actor", actor), ("reason", reason))
-        if len(text) > MAX_TEXT
-    ]
-
-
 def _refuse(wrong: list[FieldViolation]) -> None:
     if wrong:
         raise InvalidJob(wrong)
-
-
-def _size(page_size: int) -> int:
-    if page_size < 0:
-        raise InvalidJob([FieldViolation("page_size", "must not be negative")])
-    return min(page_size or DEFAULT_PAGE, MAX_PAGE)

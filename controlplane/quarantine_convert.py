@@ -9,22 +9,11 @@ from uuid import UUID
 
 from selfheal.control.v1 import quarantine_pb2 as wire
 
-from jobkit.domain.errors import FieldViolation, InvalidJob, NotFound
+from jobkit.domain.errors import FieldViolation, InvalidJob
 from jobkit.domain.failure import group_name, shape_of
 from jobkit.domain.redrive import Counts, Redrive, RedriveType
 from jobkit.ports import FailureGroup, GroupToken
 from jobkit.rpc.convert import to_timestamp
-
-
-def redrive_id_from_wire(text: str) -> UUID:
-    """Raises NotFound for a malformed id: nothing has such a name."""
-    try:
-        found = UUID(text)
-    except ValueError:
-        raise NotFound("redrive", text[:64]) from None
-    if str(found) != text.lower():
-        raise NotFound("redrive", text[:64])
-    return found
 
 
 def redrive_to_wire(redrive: Redrive) -> wire.Redrive:

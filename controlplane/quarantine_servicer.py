@@ -13,11 +13,11 @@ from controlplane.quarantine_convert import (
     group_token_from_wire,
     group_token_to_wire,
     preview_to_wire,
-    redrive_id_from_wire,
     redrive_to_wire,
     redrive_token_from_wire,
     redrive_token_to_wire,
 )
+from jobkit.domain.asked import parse_id
 
 
 class QuarantineServicer(quarantine_service_pb2_grpc.QuarantineServiceServicer):
@@ -47,7 +47,7 @@ class QuarantineServicer(quarantine_service_pb2_grpc.QuarantineServiceServicer):
         return wire.RedriveJobsResponse(redrive=redrive_to_wire(redrive), existed=existed)
 
     async def GetRedrive(self, request: wire.GetRedriveRequest, context: Any) -> wire.GetRedriveResponse:
-        redrive = await self._desk.get(redrive_id_from_wire(request.redrive_id))
+        redrive = await self._desk.get(parse_id("redrive", request.redrive_id))
         return wire.GetRedriveResponse(redrive=redrive_to_wire(redrive))
 
     async def ListRedrives(
@@ -63,7 +63,7 @@ class QuarantineServicer(quarantine_service_pb2_grpc.QuarantineServiceServicer):
     async def CancelRedrive(
         self, request: wire.CancelRedriveRequest, context: Any
     ) -> wire.CancelRedriveResponse:
-        redrive_id = redrive_id_from_wire(request.redrive_id)
+        redrive_id = parse_id("redrive", request.redrive_id)
         redrive = await self._desk.cancel(redrive_id, request.actor, request.reason)
         return wire.CancelRedriveResponse(redrive=redrive_to_wire(redrive))
 

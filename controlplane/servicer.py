@@ -13,11 +13,9 @@ from controlplane.convert import breaker_to_wire, forecast_to_wire
 from controlplane.history_servicer import HistoryServicer
 from controlplane.policies import PolicyDesk
 from controlplane.recorder import Simulator
-from jobkit.domain.errors import FieldViolation, InvalidJob
+from jobkit.domain.asked import page_by_name, page_size
 from jobkit.rpc.convert import from_timestamp
 from jobkit.rpc.policies import override_from_wire, override_to_wire, policy_to_wire
-
-MAX_PAGE = 1_000
 
 
 class BreakerServicer(HistoryServicer):
@@ -34,13 +32,10 @@ class BreakerServicer(HistoryServicer):
     async def ListBreakers(
         self, request: wire.ListBreakersRequest, context: Any
     ) -> wire.ListBreakersResponse:
-        size = _page_size(request.page_size)
-        # The token is the last name of the page before: names are their own order.
-        views = [v for v in await self._desk.list() if v.record.name > request.page_token]
-        page = views[:size]
+        size, views = page_size(request.page_size), await self._desk.list()
+        page, following = page_by_name(views, lambda view: view.record.name, request.page_token, size)
         return wire.ListBreakersResponse(
-            breakers=[breaker_to_wire(view) for view in page],
-            next_page_token=page[-1].record.name if len(views) > size else "",
+            breakers=[breaker_to_wire(view) for view in page], next_page_token=following
         )
 
     async def GetBreaker(self, request: wire.GetBreakerRequest, context: Any) -> wire.GetBreakerResponse:
@@ -66,12 +61,10 @@ class BreakerServicer(HistoryServicer):
     async def ListBreakerPolicies(
         self, request: wire.ListBreakerPoliciesRequest, context: Any
     ) -> wire.ListBreakerPoliciesResponse:
-        size = _page_size(request.page_size)
-        stored = [p for p in await self._policies.list() if p.pattern > request.page_token]
-        page = stored[:size]
+        size, stored = page_size(request.page_size), await self._policies.list()
+        page, following = page_by_name(stored, lambda policy: policy.pattern, request.page_token, size)
         return wire.ListBreakerPoliciesResponse(
-            policies=[policy_to_wire(policy) for policy in page],
-            next_page_token=page[-1].pattern if len(stored) > size else "",
+            policies=[policy_to_wire(policy) for policy in page], next_page_token=following
         )
 
     async def GetBreakerPolicy(
@@ -108,12 +101,6 @@ class BreakerServicer(HistoryServicer):
             from_timestamp(request.end_time) if request.HasField("end_time") else None,
         )
         return forecast_to_wire(request.breaker, forecast)
-
-
-def _page_size(asked: int) -> int:
-    if asked < 0:
-        raise InvalidJob([FieldViolation("page_size", "must not be negative")])
-    return min(asked or MAX_PAGE, MAX_PAGE)
 
 
 def _until(request: wire.OpenBreakerRequest | wire.CloseBreakerRequest) -> datetime | None:

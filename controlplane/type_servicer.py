@@ -10,10 +10,8 @@ from selfheal.control.v1 import job_type_pb2, job_type_service_pb2_grpc
 from selfheal.control.v1 import job_type_service_pb2 as wire
 
 from controlplane.types import TypeDesk, TypeView
-from jobkit.domain.errors import FieldViolation, InvalidJob
+from jobkit.domain.asked import page_by_name, page_size
 from jobkit.rpc.convert import from_timestamp, to_timestamp
-
-MAX_PAGE = 1_000
 
 
 class JobTypeServicer(job_type_service_pb2_grpc.JobTypeServiceServicer):
@@ -25,15 +23,14 @@ class JobTypeServicer(job_type_service_pb2_grpc.JobTypeServiceServicer):
     async def ListJobTypes(
         self, request: wire.ListJobTypesRequest, context: Any
     ) -> wire.ListJobTypesResponse:
-        if request.page_size < 0:
-            raise InvalidJob([FieldViolation("page_size", "must not be negative")])
-        size = min(request.page_size or MAX_PAGE, MAX_PAGE)
-        # The token is the last name of the page before: names are their own order.
-        views = [v for v in await self._desk.list() if v.info.job_type > request.page_token]
-        page = views[:size]
+        views, following = page_by_name(
+            await self._desk.list(),
+            lambda view: view.info.job_type,
+            request.page_token,
+            page_size(request.page_size),
+        )
         return wire.ListJobTypesResponse(
-            job_types=[type_to_wire(view) for view in page],
-            next_page_token=page[-1].info.job_type if len(views) > size else "",
+            job_types=[type_to_wire(view) for view in views], next_page_token=following
         )
 
     async def GetJobType(self, request: wire.GetJobTypeRequest, context: Any) -> wire.GetJobTypeResponse:

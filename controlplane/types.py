@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from jobkit.domain.asked import check_texts
 from jobkit.domain.errors import FieldViolation, InvalidJob, NotFound
 from jobkit.host.channels import NEWS, REVISIONS, TYPES
 from jobkit.host.world import World
@@ -14,7 +15,6 @@ from jobkit.ports import TypeInfo
 
 _log = logging.getLogger(__name__)
 
-MAX_TEXT = 500
 MAX_CONCURRENCY = 1_000_000
 WORKER_SILENCE = timedelta(seconds=10)
 WAITING = ("PENDING", "QUEUED", "RETRYING", "HELD")
@@ -53,7 +53,7 @@ class TypeDesk:
 
     async def pause(self, job_type: str, actor: str, reason: str, until: datetime | None) -> TypeView:
         """Raises NotFound; InvalidJob when `until` has passed."""
-        _check(actor, reason)
+        check_texts(actor, reason)
         end = None if until is None else round(until.timestamp() * 1000)
         who = actor or "anonymous"
         await self._world.type_steering.pause(job_type, who, reason, end)
@@ -62,7 +62,7 @@ class TypeDesk:
 
     async def resume(self, job_type: str, actor: str, reason: str) -> TypeView:
         """Raises NotFound."""
-        _check(actor, reason)
+        check_texts(actor, reason)
         who = actor or "anonymous"
         await self._world.type_steering.resume(job_type, who, reason)
         _log.warning("job type %s: resumed by %s (%s)", job_type, who, reason)
@@ -70,7 +70,7 @@ class TypeDesk:
 
     async def limit(self, job_type: str, concurrency: int | None, actor: str, reason: str) -> TypeView:
         """Raises NotFound, InvalidJob."""
-        _check(actor, reason)
+        check_texts(actor, reason)
         if concurrency is not None and not 1 <= concurrency <= MAX_CONCURRENCY:
             message = f"must be from 1 to {MAX_CONCURRENCY}; pause the type to run none"
             raise InvalidJob([FieldViolation("concurrency", message)])
@@ -84,16 +84,6 @@ class TypeDesk:
         for channel in (TYPES, REVISIONS):
             await self._world.signals.send(channel, [NEWS])
         return await self.get(job_type)
-
-
-def _check(actor: str, reason: str) -> None:
-    wrong = [
-        FieldViolation(path, f"must be at most {MAX_TEXT} characters")
-        for path, text in (("actor", actor), ("reason", reason))
-        if len(text) > MAX_TEXT
-    ]
-    if wrong:
-        raise InvalidJob(wrong)
 
 
 def _view(info: TypeInfo, counts: Mapping[tuple[str, str], int], served: set[str]) -> TypeView:

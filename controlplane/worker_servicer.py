@@ -9,9 +9,7 @@ from selfheal.control.v1 import worker_service_pb2_grpc
 
 from controlplane.worker_convert import convergence_to_wire, worker_to_wire
 from controlplane.workers import WorkerDesk
-from jobkit.domain.errors import FieldViolation, InvalidJob
-
-MAX_PAGE = 1_000
+from jobkit.domain.asked import page_size
 
 
 class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
@@ -21,14 +19,11 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         self._desk = desk
 
     async def ListWorkers(self, request: wire.ListWorkersRequest, context: Any) -> wire.ListWorkersResponse:
-        if request.page_size < 0:
-            raise InvalidJob([FieldViolation("page_size", "must not be negative")])
-        size = min(request.page_size or MAX_PAGE, MAX_PAGE)
-        # The token is the last name of the page before: names are their own order.
-        page, more, convergence = await self._desk.page(request.page_token, size)
+        size = page_size(request.page_size)
+        page, following, convergence = await self._desk.page(request.page_token, size)
         return wire.ListWorkersResponse(
             workers=[worker_to_wire(view) for view in page],
-            next_page_token=page[-1].worker_id if more else "",
+            next_page_token=following,
             convergence=convergence_to_wire(convergence),
         )
 

@@ -10,7 +10,8 @@ from datetime import timedelta
 
 from controlplane.fleet import Fleet
 from controlplane.streams.view import PushState, StreamView
-from jobkit.domain.errors import FieldViolation, InvalidJob, NotFound
+from jobkit.domain.asked import check_texts, page_by_name
+from jobkit.domain.errors import NotFound
 from jobkit.host.channels import COMMANDS, NEWS
 from jobkit.host.world import World, new_id
 from jobkit.ports import Action, LiveWorker, WorkerCommand
@@ -20,7 +21,6 @@ _log = logging.getLogger(__name__)
 ALIVE = timedelta(seconds=10)  # a worker beats once a second
 ANSWER_SECONDS = 3.0
 LOOK_SECONDS = 0.25
-MAX_TEXT = 500
 REFUSALS_SHOWN = 20
 
 
@@ -60,14 +60,13 @@ class WorkerDesk:
         """A command was given or answered somewhere."""
         self._news.set()
 
-    async def page(self, after: str, size: int) -> tuple[list[WorkerView], bool, list[Convergence]]:
-        """A page of those whose names come behind `after`, whether there are more, and the whole fleet's
+    async def page(self, after: str, size: int) -> tuple[list[WorkerView], str, list[Convergence]]:
+        """A page of those whose names come behind `after`, the token of the next one, and the whole fleet's
         convergence."""
         views = await self._all()
-        rest = [view for view in views if view.worker_id > after]
-        page = await self._with_commands(rest[:size])
+        page, following = page_by_name(views, lambda view: view.worker_id, after, size)
         streams = [view.stream for view in views if view.stream is not None]
-        return page, len(rest) > size, converge(streams)
+        return await self._with_commands(page), following, converge(streams)
 
     async def get(self, worker_id: str) -> WorkerView:
         """Raises NotFound."""
@@ -76,13 +75,7 @@ class WorkerDesk:
 
     async def drain(self, worker_id: str, actor: str, reason: str) -> WorkerView:
         """Ask the worker to take no more work, and wait a moment for its answer. Raises NotFound, InvalidJob."""
-        wrong = [
-            FieldViolation(path, f"must be at most {MAX_TEXT} characters")
-            for path, text in (("actor", actor), ("reason", reason))
-            if len(text) > MAX_TEXT
-        ]
-        if wrong:
-            raise InvalidJob(wrong)
+        check_texts(actor, reason)
         stream = (await self._known(worker_id)).stream
         instance = stream.identity.instance_id if stream is not None else ""
         command = WorkerCommand(new_id(), worker_id, instance, Action.DRAIN, actor or "anonymous", reason)

@@ -13,7 +13,7 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.unknown_fields import UnknownFieldSet
 from selfheal.jobs.v1 import job_pb2, job_service_pb2
 
-from jobkit.domain.errors import FieldViolation, InvalidJob, NotFound
+from jobkit.domain.errors import FieldViolation, InvalidJob
 from jobkit.domain.filter import PageToken
 from jobkit.domain.job import Attempt, Job, JobError, JobState, OnOpen, TraceContext
 from jobkit.domain.submit import Submit
@@ -72,17 +72,6 @@ def payload_from_wire(payload: Struct) -> bytes:
     if (unsafe := find_unsafe(value, "payload")) is not None:
         raise InvalidJob([FieldViolation(unsafe.path, unsafe.message)])
     return payload_bytes(value)
-
-
-def job_id_from_wire(text: str) -> UUID:
-    """Raises NotFound for a malformed id: nothing has such a name."""
-    try:
-        found = UUID(text)
-    except ValueError:
-        raise NotFound("job", text[:64]) from None
-    if str(found) != text.lower():
-        raise NotFound("job", text[:64])
-    return found
 
 
 def job_to_wire(job: Job, note: str = "") -> job_pb2.Job:

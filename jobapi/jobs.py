@@ -11,6 +11,7 @@ from prometheus_client import Counter
 
 from jobapi.submit import Submitter
 from jobapi.waiting import Waiters
+from jobkit.domain.asked import page_size
 from jobkit.domain.errors import FieldViolation, InvalidJob, NotFound
 from jobkit.domain.filter import JobFilter, PageToken
 from jobkit.domain.job import Job, NewJob
@@ -21,7 +22,6 @@ from jobkit.ports import Accepted, Dispatch
 from jobkit.runtime.publisher import Publisher
 
 MAX_BATCH = 10_000
-MAX_PAGE = 1_000
 DEFAULT_PAGE = 50
 DEFAULT_WAIT = timedelta(seconds=30)
 MAX_WAIT = timedelta(seconds=300)
@@ -96,11 +96,9 @@ class Jobs:
         return await self._waiters.wait(job_id, min(DEFAULT_WAIT if timeout is None else timeout, MAX_WAIT))
 
     async def list(
-        self, query: JobFilter, page_size: int, after: PageToken | None
+        self, query: JobFilter, asked: int, after: PageToken | None
     ) -> tuple[list[Job], PageToken | None]:
-        if page_size < 0:
-            raise InvalidJob([FieldViolation("page_size", "must not be negative")])
-        return await self._world.reader.page(query, min(page_size or DEFAULT_PAGE, MAX_PAGE), after)
+        return await self._world.reader.page(query, page_size(asked, DEFAULT_PAGE), after)
 
     async def cancel(self, job_id: UUID) -> Job:
         job, ended = await self._world.steering.cancel(job_id)

@@ -7,7 +7,6 @@ from typing import Any
 from selfheal.jobs.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
 
 from jobapi.convert import (
-    job_id_from_wire,
     job_to_wire,
     page_token_from_wire,
     page_token_to_wire,
@@ -16,6 +15,7 @@ from jobapi.convert import (
     submit_from_wire,
 )
 from jobapi.jobs import Jobs
+from jobkit.domain.asked import parse_id
 from jobkit.domain.errors import InvalidJob
 from jobkit.domain.filter import parse_filter
 from jobkit.domain.job import Job
@@ -55,7 +55,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
     async def GetJob(
         self, request: job_service_pb2.GetJobRequest, context: Any
     ) -> job_service_pb2.GetJobResponse:
-        job = await self._jobs.get(job_id_from_wire(request.job_id))
+        job = await self._jobs.get(parse_id("job", request.job_id))
         return job_service_pb2.GetJobResponse(job=self._wire(job))
 
     async def ListJobs(
@@ -72,26 +72,26 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         self, request: job_service_pb2.WaitJobRequest, context: Any
     ) -> job_service_pb2.WaitJobResponse:
         timeout = from_duration(request.timeout) if request.HasField("timeout") else None
-        job = await self._jobs.wait(job_id_from_wire(request.job_id), timeout)
+        job = await self._jobs.wait(parse_id("job", request.job_id), timeout)
         return job_service_pb2.WaitJobResponse(job=self._wire(job))
 
     async def CancelJob(
         self, request: job_service_pb2.CancelJobRequest, context: Any
     ) -> job_service_pb2.CancelJobResponse:
-        job = await self._jobs.cancel(job_id_from_wire(request.job_id))
+        job = await self._jobs.cancel(parse_id("job", request.job_id))
         return job_service_pb2.CancelJobResponse(job=self._wire(job))
 
     async def RetryJob(
         self, request: job_service_pb2.RetryJobRequest, context: Any
     ) -> job_service_pb2.RetryJobResponse:
         payload = payload_from_wire(request.payload) if request.HasField("payload") else None
-        job = await self._jobs.retry(job_id_from_wire(request.job_id), payload)
+        job = await self._jobs.retry(parse_id("job", request.job_id), payload)
         return job_service_pb2.RetryJobResponse(job=self._wire(job))
 
     async def DiscardJob(
         self, request: job_service_pb2.DiscardJobRequest, context: Any
     ) -> job_service_pb2.DiscardJobResponse:
-        job = await self._jobs.discard(job_id_from_wire(request.job_id))
+        job = await self._jobs.discard(parse_id("job", request.job_id))
         return job_service_pb2.DiscardJobResponse(job=self._wire(job))
 
     def _wire(self, job: Job) -> job_pb2.Job:

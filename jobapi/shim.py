@@ -7,8 +7,9 @@ from typing import Any
 
 from aiohttp import web
 
-from jobapi.convert import job_id_from_wire, payload_bytes
+from jobapi.convert import payload_bytes
 from jobapi.jobs import Jobs
+from jobkit.domain.asked import parse_id
 from jobkit.domain.errors import FieldViolation, InvalidJob, NotFound
 from jobkit.domain.submit import Submit
 from jobkit.host.jobview import job_view
@@ -35,7 +36,7 @@ def add_routes(app: web.Application, jobs: Jobs) -> None:
     async def get(request: web.Request) -> web.Response:
         name = request.match_info["job_id"]
         try:
-            job = await jobs.get(job_id_from_wire(name))
+            job = await jobs.get(parse_id("job", name))
         except NotFound as error:
             raise ShimError(404, f"Job '{name[:64]}' not found") from error
         return json_response(job_view(job))

@@ -13,6 +13,7 @@ from uuid import UUID
 from aiohttp import web
 
 from jobkit.adapters.rabbitmq.names import MAIN, QUARANTINE
+from jobkit.domain.asked import MAX_TEXT
 from jobkit.domain.errors import NotFound, Precondition
 from jobkit.domain.filter import JobFilter, PageToken
 from jobkit.domain.job import Job, JobState
@@ -27,7 +28,6 @@ from jobkit.runtime.publisher import Publisher
 LIMIT = 100
 MAX_LIMIT = 1_000
 MAX_BODY = 16 * 1024
-MAX_TEXT = 500
 
 
 class Queues:
