@@ -12,7 +12,7 @@ from selfheal.control.v1 import breaker_service_pb2_grpc
 from controlplane.chronicle import LARGEST_ID, Chronicle
 from controlplane.convert import entry_to_wire, event_to_wire, incident_to_wire
 from jobkit.domain.asked import page_size
-from jobkit.domain.errors import FieldViolation, InvalidJob
+from jobkit.rpc.convert import not_our_token
 
 PAGE = 100
 
@@ -63,7 +63,7 @@ def _token(text: str) -> int | None:
     if not text:
         return None
     if not (text.isascii() and text.isdigit()) or int(text) > LARGEST_ID:
-        raise InvalidJob([FieldViolation("page_token", "is not one that this service gave out")])
+        raise not_our_token()
     return int(text)
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Mapping
 from uuid import UUID
 
 from selfheal.control.v1 import quarantine_pb2 as wire
 
-from jobkit.domain.errors import FieldViolation, InvalidJob
 from jobkit.domain.failure import group_name, shape_of
 from jobkit.domain.redrive import Counts, Redrive, RedriveType
 from jobkit.ports import FailureGroup, GroupToken
-from jobkit.rpc.convert import to_timestamp
+from jobkit.rpc.convert import from_token, not_our_token, to_timestamp, to_token
 
 
 def redrive_to_wire(redrive: Redrive) -> wire.Redrive:
@@ -84,45 +81,25 @@ def group_to_wire(group: FailureGroup) -> wire.FailureGroup:
 
 
 def group_token_to_wire(token: GroupToken | None) -> str:
-    return "" if token is None else _encode(token.count.to_bytes(8, "big") + token.group.to_bytes(8, "big"))
+    return "" if token is None else to_token(token.count.to_bytes(8, "big") + token.group.to_bytes(8, "big"))
 
 
 def group_token_from_wire(text: str) -> GroupToken | None:
     """Raises InvalidJob for a token that we did not make."""
-    raw = _decode(text, 16)
+    raw = from_token(text, 16)
     if raw is None:
         return None
     count, group = int.from_bytes(raw[:8], "big"), int.from_bytes(raw[8:], "big")
     if max(count, group) >= 2**63:
-        raise _not_ours()
+        raise not_our_token()
     return GroupToken(count, group)
 
 
 def redrive_token_to_wire(before: UUID | None) -> str:
-    return "" if before is None else _encode(before.bytes)
+    return "" if before is None else to_token(before.bytes)
 
 
 def redrive_token_from_wire(text: str) -> UUID | None:
     """Raises InvalidJob for a token that we did not make."""
-    raw = _decode(text, 16)
+    raw = from_token(text, 16)
     return None if raw is None else UUID(bytes=raw)
-
-
-def _encode(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).decode()
-
-
-def _decode(text: str, size: int) -> bytes | None:
-    if not text:
-        return None
-    try:
-        raw = base64.b64decode(text, altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        raw = b""
-    if len(raw) != size:
-        raise _not_ours()
-    return raw
-
-
-def _not_ours() -> InvalidJob:
-    return InvalidJob([FieldViolation("page_token", "is not one that this service gave out")])

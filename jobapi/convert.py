@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +15,14 @@ from jobkit.domain.errors import FieldViolation, InvalidJob
 from jobkit.domain.filter import PageToken
 from jobkit.domain.job import Attempt, Job, JobError, JobState, OnOpen, TraceContext
 from jobkit.domain.submit import Submit
-from jobkit.rpc.convert import dict_to_struct, from_duration, struct_to_dict, to_timestamp
+from jobkit.rpc.convert import (
+    dict_to_struct,
+    from_duration,
+    from_token,
+    struct_to_dict,
+    to_timestamp,
+    to_token,
+)
 from jobkit.rpc.strict_json import find_unsafe
 
 _ON_OPEN = {
@@ -132,20 +137,10 @@ def _attempt(attempt: Attempt) -> job_pb2.JobAttempt:
 
 
 def page_token_to_wire(token: PageToken | None) -> str:
-    if token is None:
-        return ""
-    raw = token.job_id.bytes + token.revision.to_bytes(8, "big")
-    return base64.urlsafe_b64encode(raw).decode()
+    return "" if token is None else to_token(token.job_id.bytes + token.revision.to_bytes(8, "big"))
 
 
 def page_token_from_wire(text: str) -> PageToken | None:
     """Raises InvalidJob for a token that we did not make."""
-    if not text:
-        return None
-    try:
-        raw = base64.b64decode(text, altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        raw = b""
-    if len(raw) != 24:
-        raise InvalidJob([FieldViolation("page_token", "is not one that this service gave out")])
-    return PageToken(UUID(bytes=raw[:16]), int.from_bytes(raw[16:], "big"))
+    raw = from_token(text, 24)
+    return None if raw is None else PageToken(UUID(bytes=raw[:16]), int.from_bytes(raw[16:], "big"))

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from jobkit.cli.arguments import command_group
 from jobkit.cli.targets import DEFAULT_API, DEFAULT_CONTROL, Targets
 
 COMPONENT_HELP = {
@@ -37,14 +38,7 @@ def run(
     steered: Callable[[list[str]], str | None],
 ) -> int:
     """Run the line to its exit code. `steered` names the module for a component's line that is the operator's."""
-    app = typer.Typer(
-        name="selfheal",
-        callback=_root,
-        no_args_is_help=True,
-        add_completion=False,
-        rich_markup_mode=None,
-        pretty_exceptions_enable=False,
-    )
+    app = command_group(name="selfheal", callback=_root)
     for name, (module, text) in commands.items():
         app.command(name, help=text, cls=Forwarding)(_command(name, module))
     for name, component in sorted(components.items()):

@@ -28,6 +28,18 @@ Reason = Annotated[str, typer.Option(help="Why; recorded. Asked for when not giv
 Actor = Annotated[str | None, typer.Option(help="Who; recorded. The login name when not given.")]
 
 
+def command_group(help: str | None = None, **more: Any) -> typer.Typer:
+    """A group of commands that looks as all of ours do."""
+    return typer.Typer(
+        help=help,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        **more,
+    )
+
+
 def reason_of(given: str) -> str:
     """Why: as given, or asked for at a terminal. Raises typer.BadParameter."""
     if given.strip():

@@ -13,10 +13,10 @@ from selfheal.control.v1 import breaker_pb2, breaker_service_pb2_grpc
 from selfheal.control.v1 import breaker_service_pb2 as api
 
 from jobkit.cli import breaker_history, policy, simulate
-from jobkit.cli.arguments import Actor, AsJson, Control, Reason, actor_of, reason_of
+from jobkit.cli.arguments import Actor, AsJson, Control, Reason, actor_of, command_group, reason_of
 from jobkit.cli.breaker_view import print_breaker, print_breakers
 from jobkit.cli.output import print_json, print_json_lines
-from jobkit.cli.session import converse
+from jobkit.cli.session import collect, converse
 from jobkit.cli.values import parse_until
 from jobkit.client.calls import Caller
 from jobkit.rpc.convert import to_timestamp
@@ -24,13 +24,7 @@ from jobkit.rpc.convert import to_timestamp
 if TYPE_CHECKING:
     from selfheal.control.v1.breaker_service_pb2_grpc import BreakerServiceAsyncStub
 
-app = typer.Typer(
-    help="See breakers and move them.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+app = command_group("See breakers and move them.")
 breaker_history.add_to(app)
 app.command()(simulate.simulate)
 
@@ -49,14 +43,7 @@ def list_breakers(ctx: typer.Context, as_json: AsJson = False, address: Control 
 
     async def read(channel: grpc.aio.Channel, call: Caller) -> list[breaker_pb2.Breaker]:
         stub: BreakerServiceAsyncStub = breaker_service_pb2_grpc.BreakerServiceStub(channel)
-        breakers: list[breaker_pb2.Breaker] = []
-        token = ""
-        while True:
-            page = await call(stub.ListBreakers, api.ListBreakersRequest(page_token=token))
-            breakers += page.breakers
-            token = page.next_page_token
-            if not token:
-                return breakers
+        return await collect(call, stub.ListBreakers, api.ListBreakersRequest(), lambda page: page.breakers)
 
     breakers = converse(address or ctx.obj.control, read)
     (print_json_lines if as_json else print_breakers)(breakers)

@@ -20,7 +20,7 @@ from jobkit.cli.breaker_view import (
     print_transitions,
 )
 from jobkit.cli.output import print_json, print_json_lines
-from jobkit.cli.session import converse, tell
+from jobkit.cli.session import collect, converse, tell
 from jobkit.client.calls import Caller, pause_before_retry
 from jobkit.client.errors import from_call
 
@@ -34,7 +34,6 @@ Revision = Annotated[
     typer.Option(min=0, help="Go on after this revision; else the current state comes first."),
 ]
 OpenOnly = Annotated[bool, typer.Option("--open", help="Only those that last.")]
-PAGE = 1000
 AGAIN = 1.0  # seconds
 
 
@@ -92,15 +91,8 @@ def history(
 
     async def read(channel: grpc.aio.Channel, call: Caller) -> list[breaker_pb2.BreakerTransition]:
         stub: BreakerServiceAsyncStub = breaker_service_pb2_grpc.BreakerServiceStub(channel)
-        found: list[breaker_pb2.BreakerTransition] = []
         request = api.ListBreakerTransitionsRequest(breaker=breaker)
-        while True:
-            request.page_size = min(limit - len(found), PAGE)
-            page = await call(stub.ListBreakerTransitions, request)
-            found += page.transitions
-            request.page_token = page.next_page_token
-            if len(found) >= limit or not request.page_token:
-                return found
+        return await collect(call, stub.ListBreakerTransitions, request, lambda page: page.transitions, limit)
 
     moves = converse(address or ctx.obj.control, read)
     (print_json_lines if as_json else print_transitions)(moves)
@@ -118,15 +110,8 @@ def incidents(
 
     async def read(channel: grpc.aio.Channel, call: Caller) -> list[incident_pb2.Incident]:
         stub: BreakerServiceAsyncStub = breaker_service_pb2_grpc.BreakerServiceStub(channel)
-        found: list[incident_pb2.Incident] = []
         request = api.ListIncidentsRequest(breaker=breaker, open_only=open_only)
-        while True:
-            request.page_size = min(limit - len(found), PAGE)
-            page = await call(stub.ListIncidents, request)
-            found += page.incidents
-            request.page_token = page.next_page_token
-            if len(found) >= limit or not request.page_token:
-                return found
+        return await collect(call, stub.ListIncidents, request, lambda page: page.incidents, limit)
 
     listed = converse(address or ctx.obj.control, read)
     (print_json_lines if as_json else print_incidents)(listed)

@@ -10,9 +10,9 @@ import typer
 from selfheal.control.v1 import fault_pb2, game_day_service_pb2_grpc
 from selfheal.control.v1 import game_day_service_pb2 as api
 
-from jobkit.cli.arguments import Actor, AsJson, Control, Reason, actor_of, reason_of
+from jobkit.cli.arguments import Actor, AsJson, Control, Reason, actor_of, command_group, reason_of
 from jobkit.cli.output import Cell, print_details, print_json, print_json_lines, print_table, time_text
-from jobkit.cli.session import converse
+from jobkit.cli.session import collect, converse
 from jobkit.cli.values import parse_duration
 from jobkit.client.calls import Caller
 from jobkit.rpc.convert import from_duration, to_duration
@@ -20,13 +20,7 @@ from jobkit.rpc.convert import from_duration, to_duration
 if TYPE_CHECKING:
     from selfheal.control.v1.game_day_service_pb2_grpc import GameDayServiceAsyncStub
 
-app = typer.Typer(
-    help="Inject failures on purpose, to see the fleet heal. Production refuses.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+app = command_group("Inject failures on purpose, to see the fleet heal. Production refuses.")
 
 Type = Annotated[str, typer.Argument(metavar="TYPE", help="The job type.")]
 Code = Annotated[str, typer.Option("--code", help="The error code that its attempts fail with.")]
@@ -71,15 +65,8 @@ def list_faults(
     """List faults, newest first; --json prints one document a line."""
 
     async def read(channel: grpc.aio.Channel, call: Caller) -> list[fault_pb2.Fault]:
-        faults: list[fault_pb2.Fault] = []
-        token = ""
-        while True:
-            request = api.ListFaultsRequest(active_only=active, page_token=token)
-            page = await call(_stub(channel).ListFaults, request)
-            faults += page.faults
-            token = page.next_page_token
-            if not token:
-                return faults
+        request = api.ListFaultsRequest(active_only=active)
+        return await collect(call, _stub(channel).ListFaults, request, lambda page: page.faults)
 
     faults = converse(address or ctx.obj.control, read)
     if as_json:

@@ -13,11 +13,11 @@ import typer
 from selfheal.jobs.v1 import job_pb2, job_service_pb2_grpc
 from selfheal.jobs.v1 import job_service_pb2 as api
 
-from jobkit.cli.arguments import WAIT_SECONDS, Api, AsJson, JobId, WaitCommand
+from jobkit.cli.arguments import WAIT_SECONDS, Api, AsJson, JobId, WaitCommand, command_group
 from jobkit.cli.job_view import print_job, print_jobs
 from jobkit.cli.job_watch import watch
 from jobkit.cli.output import print_json, print_json_lines
-from jobkit.cli.session import converse
+from jobkit.cli.session import collect, converse
 from jobkit.cli.values import parse_duration, parse_labels, read_payload
 from jobkit.client.calls import Caller
 from jobkit.client.errors import InvalidRequest, JobClientError
@@ -28,15 +28,8 @@ from jobkit.client.wait import wait_settled
 if TYPE_CHECKING:
     from selfheal.jobs.v1.job_service_pb2_grpc import JobServiceAsyncStub
 
-LARGEST_PAGE = 1_000
 
-app = typer.Typer(
-    help="Submit jobs, follow and steer them.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+app = command_group("Submit jobs, follow and steer them.")
 
 Work = Callable[["JobServiceAsyncStub", Caller], Awaitable[job_pb2.Job]]
 
@@ -106,17 +99,8 @@ def list_jobs(
 
     async def read(channel: grpc.aio.Channel, call: Caller) -> list[job_pb2.Job]:
         stub: JobServiceAsyncStub = job_service_pb2_grpc.JobServiceStub(channel)
-        jobs: list[job_pb2.Job] = []
-        token = ""
-        while len(jobs) < limit:
-            size = min(limit - len(jobs), LARGEST_PAGE)
-            request = api.ListJobsRequest(page_size=size, page_token=token, filter=filter)
-            page = await call(stub.ListJobs, request)
-            jobs += page.jobs
-            token = page.next_page_token
-            if not token:
-                break
-        return jobs
+        request = api.ListJobsRequest(filter=filter)
+        return await collect(call, stub.ListJobs, request, lambda page: page.jobs, limit)
 
     jobs = converse(address or ctx.obj.api, read)
     (print_json_lines if as_json else print_jobs)(jobs)

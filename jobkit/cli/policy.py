@@ -16,7 +16,7 @@ from selfheal.control.v1 import breaker_service_pb2_grpc
 
 from jobkit.cli.arguments import Actor, AsJson, Control, Reason, actor_of, reason_of
 from jobkit.cli.output import print_details, print_json, print_json_lines, print_table, time_text
-from jobkit.cli.session import converse
+from jobkit.cli.session import collect, converse
 from jobkit.cli.values import parse_duration
 from jobkit.client.calls import Caller
 
@@ -39,14 +39,8 @@ def list_policies(ctx: typer.Context, as_json: AsJson = False, address: Control 
 
     async def read(channel: grpc.aio.Channel, call: Caller) -> list[policy.BreakerPolicy]:
         stub: BreakerServiceAsyncStub = breaker_service_pb2_grpc.BreakerServiceStub(channel)
-        found: list[policy.BreakerPolicy] = []
-        token = ""
-        while True:
-            page = await call(stub.ListBreakerPolicies, api.ListBreakerPoliciesRequest(page_token=token))
-            found += page.policies
-            token = page.next_page_token
-            if not token:
-                return found
+        request = api.ListBreakerPoliciesRequest()
+        return await collect(call, stub.ListBreakerPolicies, request, lambda page: page.policies)
 
     policies = converse(address or ctx.obj.control, read)
     if as_json:

@@ -22,6 +22,7 @@ from jobkit.cli.arguments import (
     Reason,
     WaitCommand,
     actor_of,
+    command_group,
     reason_of,
 )
 from jobkit.cli.job_view import print_jobs
@@ -32,25 +33,18 @@ from jobkit.cli.quarantine_view import (
     print_redrive,
     print_redrives,
 )
-from jobkit.cli.session import converse
+from jobkit.cli.session import collect, converse
 from jobkit.client.calls import Caller
 
 if TYPE_CHECKING:
     from selfheal.control.v1.quarantine_service_pb2_grpc import QuarantineServiceAsyncStub
     from selfheal.jobs.v1.job_service_pb2_grpc import JobServiceAsyncStub
 
-LARGEST_PAGE = 1_000
 FOR_A_PERSON = ("RETRIES_EXHAUSTED", "NON_RETRYABLE", "POISON")
 LOOK_SECONDS = 0.5
 PATIENCE = 300.0  # for one discarding call: it may be 10,000 jobs
 
-app = typer.Typer(
-    help="Jobs that wait for a person: see them, send them back, give them up.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+app = command_group("Jobs that wait for a person: see them, send them back, give them up.")
 
 Filter = Annotated[
     str, typer.Option(metavar="EXPRESSION", help='Such as: job_type = "email" AND error.code = API_TIMEOUT')
@@ -71,17 +65,8 @@ def groups(
     """List failures by type, error code and shape of the message, the largest first."""
 
     async def read(channel: grpc.aio.Channel, call: Caller) -> list[quarantine_pb2.FailureGroup]:
-        found: list[quarantine_pb2.FailureGroup] = []
-        token = ""
-        while len(found) < limit:
-            size = min(limit - len(found), LARGEST_PAGE)
-            request = api.ListFailureGroupsRequest(filter=filter, page_size=size, page_token=token)
-            page = await call(_stub(channel).ListFailureGroups, request)
-            found += page.failure_groups
-            token = page.next_page_token
-            if not token:
-                break
-        return found
+        method, request = _stub(channel).ListFailureGroups, api.ListFailureGroupsRequest(filter=filter)
+        return await collect(call, method, request, lambda page: page.failure_groups, limit)
 
     found = converse(address or ctx.obj.control, read)
     (print_json_lines if as_json else print_groups)(found)
@@ -98,16 +83,8 @@ def list_jobs(
         found: list[job_pb2.Job] = []
         for reason in FOR_A_PERSON:
             terms = f"quarantine.reason = {reason}" + (f" AND {filter}" if filter.strip() else "")
-            token, wanted = "", limit
-            while wanted > 0:
-                size = min(wanted, LARGEST_PAGE)
-                request = job_service_pb2.ListJobsRequest(filter=terms, page_size=size, page_token=token)
-                page = await call(stub.ListJobs, request)
-                found += page.jobs
-                wanted -= len(page.jobs)
-                token = page.next_page_token
-                if not token:
-                    break
+            request = job_service_pb2.ListJobsRequest(filter=terms)
+            found += await collect(call, stub.ListJobs, request, lambda page: page.jobs, limit)
         return sorted(found, key=lambda job: job.job_id, reverse=True)[:limit]
 
     found = converse(address or ctx.obj.api, read)
@@ -159,18 +136,8 @@ def redrives(ctx: typer.Context, limit: Limit = 50, as_json: AsJson = False, add
     """List redrives, newest first."""
 
     async def read(channel: grpc.aio.Channel, call: Caller) -> list[quarantine_pb2.Redrive]:
-        found: list[quarantine_pb2.Redrive] = []
-        token = ""
-        while len(found) < limit:
-            size = min(limit - len(found), LARGEST_PAGE)
-            page = await call(
-                _stub(channel).ListRedrives, api.ListRedrivesRequest(page_size=size, page_token=token)
-            )
-            found += page.redrives
-            token = page.next_page_token
-            if not token:
-                break
-        return found
+        method = _stub(channel).ListRedrives
+        return await collect(call, method, api.ListRedrivesRequest(), lambda page: page.redrives, limit)
 
     found = converse(address or ctx.obj.control, read)
     (print_json_lines if as_json else print_redrives)(found)

@@ -10,23 +10,17 @@ import typer
 from selfheal.control.v1 import job_type_pb2, job_type_service_pb2_grpc
 from selfheal.control.v1 import job_type_service_pb2 as api
 
-from jobkit.cli.arguments import Actor, AsJson, Control, Reason, actor_of, reason_of
+from jobkit.cli.arguments import Actor, AsJson, Control, Reason, actor_of, command_group, reason_of
 from jobkit.cli.breaker import Until, until_of
 from jobkit.cli.output import print_json, print_json_lines
-from jobkit.cli.session import converse
+from jobkit.cli.session import collect, converse
 from jobkit.cli.type_view import print_type, print_types
 from jobkit.client.calls import Caller
 
 if TYPE_CHECKING:
     from selfheal.control.v1.job_type_service_pb2_grpc import JobTypeServiceAsyncStub
 
-app = typer.Typer(
-    help="See job types, pause and limit them.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+app = command_group("See job types, pause and limit them.")
 
 Name = Annotated[str, typer.Argument(metavar="TYPE", help="The job type.")]
 Slots = Annotated[
@@ -42,14 +36,7 @@ def list_types(ctx: typer.Context, as_json: AsJson = False, address: Control = N
 
     async def read(channel: grpc.aio.Channel, call: Caller) -> list[job_type_pb2.JobType]:
         stub: JobTypeServiceAsyncStub = job_type_service_pb2_grpc.JobTypeServiceStub(channel)
-        types: list[job_type_pb2.JobType] = []
-        token = ""
-        while True:
-            page = await call(stub.ListJobTypes, api.ListJobTypesRequest(page_token=token))
-            types += page.job_types
-            token = page.next_page_token
-            if not token:
-                return types
+        return await collect(call, stub.ListJobTypes, api.ListJobTypesRequest(), lambda page: page.job_types)
 
     types = converse(address or ctx.obj.control, read)
     (print_json_lines if as_json else print_types)(types)

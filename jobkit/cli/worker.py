@@ -9,22 +9,16 @@ import typer
 from selfheal.control.v1 import worker_pb2, worker_service_pb2_grpc
 from selfheal.control.v1 import worker_service_pb2 as api
 
-from jobkit.cli.arguments import Actor, AsJson, Control, Reason, actor_of, reason_of
+from jobkit.cli.arguments import Actor, AsJson, Control, Reason, actor_of, command_group, reason_of
 from jobkit.cli.output import print_json, print_json_lines
 from jobkit.cli.session import converse
 from jobkit.cli.worker_view import print_fleet, print_worker
-from jobkit.client.calls import Caller
+from jobkit.client.calls import Caller, pages
 
 if TYPE_CHECKING:
     from selfheal.control.v1.worker_service_pb2_grpc import WorkerServiceAsyncStub
 
-app = typer.Typer(
-    help="See the fleet's workers and drain them; with no command: run a worker.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+app = command_group("See the fleet's workers and drain them; with no command: run a worker.")
 
 Name = Annotated[str, typer.Argument(metavar="WORKER", help="The worker's id.")]
 
@@ -38,13 +32,9 @@ def list_workers(ctx: typer.Context, as_json: AsJson = False, address: Control =
     ) -> tuple[list[worker_pb2.Worker], list[worker_pb2.PushConvergence]]:
         stub: WorkerServiceAsyncStub = worker_service_pb2_grpc.WorkerServiceStub(channel)
         workers: list[worker_pb2.Worker] = []
-        token = ""
-        while True:
-            page = await call(stub.ListWorkers, api.ListWorkersRequest(page_token=token))
+        async for page in pages(call, stub.ListWorkers, api.ListWorkersRequest()):
             workers += page.workers
-            token = page.next_page_token
-            if not token:
-                return workers, list(page.convergence)
+        return workers, list(page.convergence)
 
     workers, convergence = converse(address or ctx.obj.control, read)
     if as_json:

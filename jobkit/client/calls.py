@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from itertools import count
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -99,6 +99,20 @@ class Caller:
     def _headers(self) -> tuple[tuple[str, str], ...]:
         """Our metadata and, where a span is current, its W3C trace context."""
         return (*self._metadata, *_carried().items())
+
+
+async def pages(
+    call: Caller, method: grpc.aio.UnaryUnaryMultiCallable[Request, Response], request: Request
+) -> AsyncIterator[Response]:
+    """The pages of a list. `request` is moved from page to page: what is changed in it between two of them is
+    asked of the next one."""
+    moving: Any = request
+    while True:
+        page: Any = await call(method, request)
+        yield page
+        moving.page_token = page.next_page_token
+        if not moving.page_token:
+            return
 
 
 def traced() -> bool:

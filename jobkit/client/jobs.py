@@ -12,7 +12,7 @@ import grpc
 from selfheal.jobs.v1 import job_service_pb2 as api
 from selfheal.jobs.v1 import job_service_pb2_grpc
 
-from jobkit.client.calls import Caller, open_channel, traced
+from jobkit.client.calls import Caller, open_channel, pages, traced
 from jobkit.client.errors import InvalidRequest, JobClientError, from_status
 from jobkit.client.job import Job, OnOpenChoice, Submission, from_message, to_seconds
 from jobkit.client.payload import to_struct
@@ -119,15 +119,10 @@ class JobClient:
     async def list(self, filter: str = "", *, page_size: int = 100) -> AsyncIterator[Job]:
         """All jobs that match, newest first, a page at a time. For example
         `state = QUARANTINED AND job_type = "email"`."""
-        token = ""
-        while True:
-            request = api.ListJobsRequest(page_size=page_size, page_token=token, filter=filter)
-            answer = await self._call(self._stub.ListJobs, request)
-            for job in answer.jobs:
+        request = api.ListJobsRequest(page_size=page_size, filter=filter)
+        async for page in pages(self._call, self._stub.ListJobs, request):
+            for job in page.jobs:
                 yield from_message(job)
-            token = answer.next_page_token
-            if not token:
-                return
 
     async def cancel(self, job_id: str) -> Job:
         """Cancel a job that waits, or ask a running one to stop. Raises WrongState for a finished one."""

@@ -25,7 +25,12 @@ def tail(attempts: int, failures: int, rate: float) -> float:
 
 def surprising(streak: int, failures: int, others: int, chance: float) -> bool:
     """Whether `streak` failures in a row are more than bad luck, given that `failures` of `others` further attempts
-    failed alike. Where none did there is no noise to blame. The rate is estimated by Laplace's rule of succession."""
+    failed alike. Where none did there is no noise to blame."""
     if not failures:
         return True
-    return ((failures + 1) / (others + 2)) ** streak <= chance
+    return usual(failures, others) ** streak <= chance
+
+
+def usual(failures: int, attempts: int) -> float:
+    """The rate at which attempts fail, as so many of them tell: Laplace's rule of succession, never 0 or 1."""
+    return (failures + 1) / (attempts + 2)

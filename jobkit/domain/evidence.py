@@ -36,7 +36,7 @@ from jobkit.domain.breaker import (
     Wait,
     Window,
 )
-from jobkit.domain.chance import surprising, tail
+from jobkit.domain.chance import surprising, tail, usual
 from jobkit.domain.moving import Why, heeds_evidence, tripped
 
 T = TypeVar("T")
@@ -201,11 +201,11 @@ def _is_share(policy: BreakerPolicy, sample: Sequence[Seen], code: str) -> bool:
 
 def _is_new(policy: BreakerPolicy, sample: Sequence[Seen], code: str, earlier: Mapping[str, int]) -> bool:
     """Whether the sample's share is more than bad luck, given how often the code was seen before it; or whether it
-    was seen so often then that the whole has the share as well. Estimated as in `surprising`."""
+    was seen so often then that the whole has the share as well."""
     bad, before, failed = _count(sample, code), sum(earlier.values()), earlier.get(code, 0)
     if not failed or bad + failed >= policy.rate_of(code) * (len(sample) + before):
         return True
-    return tail(len(sample), bad, (failed + 1) / (before + 2)) <= SHARE_CHANCE
+    return tail(len(sample), bad, usual(failed, before)) <= SHARE_CHANCE
 
 
 def _streak(seen: Iterable[Seen], code: str) -> list[Seen]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,6 +11,8 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import NULL_VALUE, ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
+
+from jobkit.domain.errors import FieldViolation, InvalidJob
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SAFE_INTEGER = 2**53  # up to here doubles and integers say the same
@@ -85,6 +89,31 @@ def _set(target: Value, item: Any) -> None:
         _fill_list(target.list_value, item)
     else:
         raise TypeError(f"{type(item).__name__} has no place in JSON")
+
+
+# -- page tokens ---------------------------------------------------------------------------------------------------
+
+
+def to_token(raw: bytes) -> str:
+    """Bytes as a page token: opaque to callers, and safe in a URL."""
+    return base64.urlsafe_b64encode(raw).decode()
+
+
+def from_token(text: str, size: int) -> bytes | None:
+    """The `size` bytes of a token; None for "", the first page's. Raises InvalidJob for one that we did not make."""
+    if not text:
+        return None
+    try:
+        raw = base64.b64decode(text, altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        raw = b""
+    if len(raw) != size:
+        raise not_our_token()
+    return raw
+
+
+def not_our_token() -> InvalidJob:
+    return InvalidJob([FieldViolation("page_token", "is not one that this service gave out")])
 
 
 # -- times -------------------------------------------------------------------------------------------------------

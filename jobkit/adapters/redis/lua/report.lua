@@ -64,14 +64,6 @@ if ARGV[1] ~= '' and tonumber(ARGV[1]) == generation_of(record) then
   note(KEYS[10], ARGV[10], ARGV[11], now)
 end
 
-local recent = {}
-for _, entry in ipairs(redis.call('LRANGE', RECENT, 0, sample - 1)) do
-  -- What an earlier release wrote has no more than a code.
-  local at = string.match(entry, '^(%d+) [%w_]* .*$')
-  if at and tonumber(at) <= oldest then break end
-  if at then recent[#recent + 1] = entry end
-end
-
 local jobs = {}
 for _, code in ipairs(redis.call('ZRANGE', CODES, 0, -1)) do
   ensure(JOBS .. code, 'zset')
@@ -79,18 +71,21 @@ for _, code in ipairs(redis.call('ZRANGE', CODES, 0, -1)) do
   if distinct > 0 then jobs[code] = distinct end
 end
 
+local recent, counts = {}, {}
+for i, entry in ipairs(redis.call('LRANGE', RECENT, 0, (next(jobs) and kept or sample) - 1)) do
+  -- What an earlier release wrote has no more than a code.
+  local at, code = string.match(entry, '^(%d+) ([%w_]*) .*$')
+  if at and tonumber(at) <= oldest then break end
+  if at and i <= sample then
+    recent[#recent + 1] = entry
+  elseif at then
+    counts[code] = (counts[code] or 0) + 1
+  end
+end
 local before = {}
-if next(jobs) then
-  local counts = {}
-  for _, entry in ipairs(redis.call('LRANGE', RECENT, sample, kept - 1)) do
-    local at, code = string.match(entry, '^(%d+) ([%w_]*) ')
-    if at and tonumber(at) <= oldest then break end
-    if at then counts[code] = (counts[code] or 0) + 1 end
-  end
-  for code, count in pairs(counts) do
-    before[#before + 1] = code
-    before[#before + 1] = whole(count)
-  end
+for code, count in pairs(counts) do
+  before[#before + 1] = code
+  before[#before + 1] = whole(count)
 end
 
 local attempts, first_failure = {}, nil
