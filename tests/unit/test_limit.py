@@ -134,8 +134,9 @@ class LeaseMachine(RuleBasedStateMachine):
         self.lease = dict.fromkeys("abc", 0)
 
     def settle(self) -> None:
-        """The higher limit counts until nothing runs and nobody holds a share of it."""
-        if max(sum(self.running.values()), sum(self.share.values())) <= self.limit:
+        """The higher limit counts until nothing runs and nobody holds a share of it: each worker may still have more
+        running than its new share, or hold an old one that it has not used up."""
+        if sum(max(self.running[worker], self.share[worker]) for worker in "abc") <= self.limit:
             self.highest = self.limit
 
     @rule(worker=st.sampled_from("abc"))
