@@ -7,7 +7,6 @@ skipped with the reason, or fails when CI=true, and the end of the run lists wha
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import uuid
@@ -16,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-import asyncpg
 import pytest
 import redis
 from hypothesis import settings
@@ -29,7 +27,7 @@ from tests.servers import (
     found_or_private,
     reachable,
 )
-from tests.templates import migrate
+from tests.templates import held, migrate, temporary_database
 from tests.vhosts import Vhosts, shared_ctl
 
 pytest.register_assert_rewrite("tests.contract")
@@ -200,37 +198,22 @@ def _postgres_server(request: pytest.FixtureRequest) -> Iterator[str]:
         yield found
 
 
-@contextlib.asynccontextmanager
-async def _database(server: str, template: str) -> AsyncIterator[str]:
-    name = f"selfheal_test_{uuid.uuid4().hex[:12]}"
-    admin = await asyncpg.connect(server)
-    try:
-        await admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
-        yield urlsplit(server)._replace(path=f"/{name}").geturl()
-        await admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
-    finally:
-        await admin.close()
-
-
 @pytest.fixture
 async def postgres_url(_postgres_server: str) -> AsyncIterator[str]:
     """The URL of an empty database, dropped after the test with whoever is still connected."""
-    async with _database(_postgres_server, "template0") as url:
+    async with temporary_database(_postgres_server) as url:
         yield url
 
 
 @pytest.fixture(scope="session")
 def _migrated_template(_postgres_server: str) -> Iterator[str]:
-    with asyncio.Runner() as loop:
-        template = _database(_postgres_server, "template0")
-        url = loop.run(template.__aenter__())
+    with held(temporary_database(_postgres_server)) as url:
         migrate(url)
         yield urlsplit(url).path[1:]
-        loop.run(template.__aexit__(None, None, None))
 
 
 @pytest.fixture
 async def migrated_postgres_url(_postgres_server: str, _migrated_template: str) -> AsyncIterator[str]:
     """The same, at our version."""
-    async with _database(_postgres_server, _migrated_template) as url:
+    async with temporary_database(_postgres_server, _migrated_template) as url:
         yield url

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
+import uuid
+from collections.abc import AsyncIterator, Iterator
 from functools import cache
 from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
 
 from jobkit.adapters.sql import schema
 from jobkit.adapters.sql.engine import Database
@@ -29,3 +35,26 @@ def migrate(url: str) -> None:
         await database.close()
 
     asyncio.run(there())
+
+
+@contextlib.asynccontextmanager
+async def temporary_database(server: str, template: str = "template0") -> AsyncIterator[str]:
+    """The URL of a copy of `template` on the PostgreSQL at `server`, dropped afterwards with whoever is
+    still connected."""
+    name = f"selfheal_test_{uuid.uuid4().hex[:12]}"
+    admin = await asyncpg.connect(server)
+    try:
+        await admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        yield urlsplit(server)._replace(path=f"/{name}").geturl()
+        await admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    finally:
+        await admin.close()
+
+
+@contextlib.contextmanager
+def held(manager: contextlib.AbstractAsyncContextManager[str]) -> Iterator[str]:
+    """An asynchronous manager, entered where no event loop runs."""
+    with asyncio.Runner() as loop:
+        value = loop.run(manager.__aenter__())
+        yield value
+        loop.run(manager.__aexit__(None, None, None))

@@ -6,13 +6,11 @@ A contract is a class of tests over the fixture `database`; `OnSqlite` and `OnPo
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import asyncpg
@@ -37,7 +35,7 @@ from jobkit.domain.breaker import BreakerRecord, BreakerState, Cause, Transition
 from jobkit.domain.job import Attempt, ClaimedJob, Job, JobError, JobState, NewJob, QuarantineReason
 from jobkit.domain.retry import Complete, Decision, Isolate, Retry
 from jobkit.ports import Accepted, Held, Miss, Settlement
-from tests.templates import migrate, migrated
+from tests.templates import held, migrated, temporary_database
 
 LEASE = timedelta(seconds=15)
 SESSION = UUID(int=0xA)
@@ -231,13 +229,9 @@ class OnPostgres:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def migrated_url(cls, _postgres_server: str) -> Iterator[str]:
-        name = f"selfheal_test_{new_id().hex[-12:]}"
-        url = urlsplit(_postgres_server)._replace(path=f"/{name}").geturl()
-        asyncio.run(_administer(_postgres_server, f'CREATE DATABASE "{name}" TEMPLATE template0'))
-        migrate(url)
-        yield url
-        asyncio.run(_administer(_postgres_server, f'DROP DATABASE "{name}" WITH (FORCE)'))
+    def migrated_url(cls, _postgres_server: str, _migrated_template: str) -> Iterator[str]:
+        with held(temporary_database(_postgres_server, _migrated_template)) as url:
+            yield url
 
     @pytest.fixture
     async def database(self, migrated_url: str) -> AsyncIterator[Database]:
