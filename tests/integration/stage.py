@@ -147,7 +147,7 @@ QUICK = {
     "MAX_RETRY_DELAY_MS": "250",
     "SHUTDOWN_GRACE": "2",
     "OVERDUE_INTERVAL": "0.1",
-    "STREAM_HEARTBEAT": "0.5",
+    "STREAM_HEARTBEAT": "2",  # who is silent for three of them is dropped, and those that tests play do not beat
     "DATABASE_CONNECTIONS": "6",
     "CONTROLPLANE_ADDR": "127.0.0.1:1",  # nobody, until there is a control plane
 }

@@ -41,8 +41,7 @@ async def test_either_replica_shows_and_drains_the_whole_fleet(real: Place) -> N
 
 async def test_a_change_on_one_replica_reaches_the_workers_of_the_other(real: Place) -> None:
     async with Stage(real) as stage:
-        patient = {"STREAM_HEARTBEAT": "10"}  # those who are played here do not beat
-        first, second = await stage.controlplane(**patient), await stage.controlplane(**patient)
+        first, second = await stage.controlplane(), await stage.controlplane()
         async with plays(first.front.rpc.address, "a") as a, plays(second.front.rpc.address, "b") as b:
             await a.greet()
             await b.greet()
