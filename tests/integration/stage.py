@@ -38,6 +38,8 @@ T = TypeVar("T")
 PATIENCE = 30.0
 # So much longer than on a quiet machine something may take before it is given up.
 BUSY = 3
+# A pause between two looks is so many times what one took.
+LOOKING = 4
 
 Act = Callable[[JobContext], Awaitable[dict[str, Any] | None]]
 
@@ -47,17 +49,20 @@ async def eventually(
 ) -> T:
     """What `read` gives once it `holds`; for what nobody tells. A server that is away is no answer."""
     patience *= BUSY
-    deadline = asyncio.get_running_loop().time() + patience
+    now = asyncio.get_running_loop().time
+    deadline = now() + patience
     while True:
+        began = now()
         try:
             value: object = await read()
             if holds(value):  # type: ignore[arg-type]
                 return value  # type: ignore[return-value]
         except Unavailable as error:
             value = error
-        if asyncio.get_running_loop().time() > deadline:
+        if now() > deadline:
             pytest.fail(f"not within {patience} s; the last was {value!r}"[:2000])
-        await asyncio.sleep(0.01)
+        # Those who are waited for share this process: a fifth of it is enough for looking.
+        await asyncio.sleep(max(0.01, LOOKING * (now() - began)))
 
 
 async def succeed(job: JobContext) -> None:
