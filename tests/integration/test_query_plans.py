@@ -294,6 +294,27 @@ async def test_rows_are_found_by_their_keys_though_statistics_know_of_few_in_the
 
 
 @pytest.mark.postgres
+async def test_what_was_prepared_on_an_empty_table_does_not_read_all_of_it_later(postgres_url: str) -> None:
+    """A worker starts on an empty table, and nobody analyzes it: after five executions a plan stays as it is."""
+    database = Database(postgres_url)
+    await schema.migrate(database)
+    store = Store(database)
+    connection = await asyncpg.connect(postgres_url)
+    for begins in (True, False):
+        for _ in range(10):
+            for name in KEYED:
+                await QUERIES[name](store)
+        if begins:
+            await connection.execute(SPARSE)
+    await database.close()  # a connection tells what it has read when it ends, at the latest
+    read = await connection.fetchval("SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'jobs'")
+    entries = await connection.fetch("SELECT indexrelname, idx_tup_read FROM pg_stat_user_indexes")
+    assert read == 0
+    assert {row[0] for row in entries if row[0].startswith("jobs_") and row[1]} == {"jobs_pkey"}
+    await connection.close()
+
+
+@pytest.mark.postgres
 async def test_every_index_is_used_and_statements_are_compiled_once(store: Store, filled_url: str) -> None:
     """An index that no query uses only costs; a statement that misses the compiled cache costs each time."""
     wire = Wire(store.database)
