@@ -45,6 +45,8 @@ class Handler:
     max_attempts: int | None = None
     attempt_timeout: timedelta | None = None
     depends_on: tuple[str, ...] = ()
+    blocking: bool = field(init=False, compare=False)
+    """A plain `def`, which runs in a thread; `async def` runs on the loop."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.job_type, str):
@@ -60,13 +62,10 @@ class Handler:
         if self.attempt_timeout is not None and self.attempt_timeout <= timedelta(0):
             raise ValueError(f"attempt_timeout must be positive, not {self.attempt_timeout}")
         _check_dependencies(self.depends_on)
-
-    @property
-    def blocking(self) -> bool:
-        """A plain `def`, which runs in a thread; `async def` runs on the loop."""
         # An object with `async def __call__` is not itself a coroutine function.
         call = getattr(self.run, "__call__", None)  # noqa: B004
-        return not (inspect.iscoroutinefunction(self.run) or inspect.iscoroutinefunction(call))
+        waits = inspect.iscoroutinefunction(self.run) or inspect.iscoroutinefunction(call)
+        object.__setattr__(self, "blocking", not waits)  # looked at with each run
 
 
 def job_handler(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from datetime import timedelta
 
 from jobkit.domain.budget import Account, Purse, Statement
@@ -23,6 +24,8 @@ class Budgets:
         self._store = store
         self._alone = alone
         self._purses: dict[str, Purse] = {}
+        # First attempts that no purse knows of yet: there is one with nearly every job.
+        self._firsts: Counter[str] = Counter()
         self._loops = Loops()
 
     def start(self) -> None:
@@ -33,7 +36,7 @@ class Budgets:
 
     def first(self, job_type: str) -> None:
         """A job's first attempt began."""
-        self._purses[job_type] = self._purse(job_type).first()
+        self._firsts[job_type] += 1
 
     def retry(self, job_type: str, delay: timedelta) -> timedelta:
         """How long a retry waits that would wait `delay` by itself."""
@@ -43,6 +46,8 @@ class Budgets:
     async def settle(self) -> None:
         """Tell the fleet what was spent, and fetch new blocks, in one round trip."""
         sent: dict[str, Statement] = {}
+        firsts, self._firsts = self._firsts, Counter()
+        self._purses.update({name: self._purse(name).first(times) for name, times in firsts.items()})
         for name, purse in self._purses.items():
             statement = purse.statement
             if statement is None:

@@ -86,6 +86,8 @@ def _one_each(
     ids: Sequence[UUID], found: Mapping[UUID, ClaimedJob | Miss]
 ) -> list[ClaimedJob | Miss | Exception]:
     """A batch may hold one id twice (a surplus token): the first gets the claim, the second nothing."""
+    if len(found) == len(ids):
+        return [found[job_id] for job_id in ids]
     given: set[UUID] = set()
     answers: list[ClaimedJob | Miss | Exception] = []
     for job_id in ids:

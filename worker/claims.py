@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -46,7 +47,7 @@ class Claims:
 
     def add(self, job: ClaimedJob) -> None:
         held = Held(job.job_id, job.delivery)
-        self._claims[job.job_id] = _Claim(held, asyncio.get_running_loop().time())
+        self._claims[job.job_id] = _Claim(held, time.monotonic())
 
     def remove(self, job: ClaimedJob) -> None:
         claim = self._claims.get(job.job_id)
@@ -61,7 +62,7 @@ class Claims:
 
     async def renew(self) -> None:
         """Renew what is older than a third of a lease; run it about once a second."""
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         third = self._lease.total_seconds() / 3
         due = [c for c in self._claims.values() if now - c.renewed_at >= third]
         for start in range(0, len(due), BATCH):

@@ -172,7 +172,7 @@ class Executor:
         """Carries progress from any thread to the sink; a handler that reports in a tight loop wakes the loop
         once for all that it said since the last time. Not given the run, which it would make a reference cycle
         of: at thousands of jobs a second the garbage collector is felt."""
-        loop = asyncio.get_running_loop()
+        loop = outcome.get_loop()
         newest = (0, 0)
         pending = False
 

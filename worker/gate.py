@@ -4,14 +4,14 @@ of them admit it."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 
 from jobkit.domain.attribution import attribute, blamed, spoken_for
 from jobkit.domain.breaker import Outcome as Sighting
 from jobkit.domain.job import ClaimedJob
-from jobkit.domain.outcome import Deferred, Failed, Outcome
+from jobkit.domain.outcome import Deferred, Failed, Outcome, Succeeded
 from worker.breaker import Breaker
 
 # Caution ends by itself: so often do those who wait for it look.
@@ -43,6 +43,21 @@ class Answer:
         return {name: outcome.code for name, outcome in self.outcomes.items() if not outcome.ignored}
 
 
+class _Attempt:
+    """Not a generator: every attempt goes through it. It has no state of its own, so one serves all of a gate."""
+
+    def __init__(self, breakers: Sequence[Breaker]) -> None:
+        self._breakers = breakers
+
+    def __enter__(self) -> None:
+        for breaker in self._breakers:
+            breaker.begin()
+
+    def __exit__(self, *_: object) -> None:
+        for breaker in self._breakers:
+            breaker.end()
+
+
 class Gate:
     """Cheap to ask: comparisons in memory."""
 
@@ -50,6 +65,9 @@ class Gate:
         self.job_type = job_type
         self.breakers = tuple(breakers)
         self._depends_on = tuple(depends_on)
+        self._blamed = blamed(job_type, self._depends_on)
+        self._good = attribute(Succeeded(), job_type, self._depends_on)
+        self._attempt = _Attempt(self.breakers)
 
     @property
     def admits(self) -> bool:
@@ -85,16 +103,9 @@ class Gate:
                     await crowded.room()
             await self._decided()
 
-    @contextmanager
-    def attempt(self) -> Iterator[None]:
+    def attempt(self) -> AbstractContextManager[None]:
         """Around an attempt and the telling of how it went; enter it at once when it is its `turn`."""
-        for breaker in self.breakers:
-            breaker.begin()
-        try:
-            yield
-        finally:
-            for breaker in self.breakers:
-                breaker.end()
+        return self._attempt
 
     async def _decided(self) -> None:
         for breaker in self.breakers:
@@ -104,13 +115,13 @@ class Gate:
     def evidence(self, job: ClaimedJob, outcome: Outcome, seconds: float) -> Answer:
         """What an attempt of so long says, by each breaker's policy. It was not slow for those that its duration says
         nothing about."""
-        said = attribute(outcome, self.job_type, self._depends_on)
-        slow = blamed(self.job_type, self._depends_on)
+        good = isinstance(outcome, Succeeded)
+        said = self._good if good else attribute(outcome, self.job_type, self._depends_on)
         took, trace = round(seconds * 1000), job.trace.traceparent[3:35]
         found = {}
         for breaker in self.breakers:
             if (name := breaker.name) in said:
-                heeded = took if name in slow else 0
+                heeded = took if name in self._blamed else 0
                 attempt = Sighting(job.job_id, said[name], self.job_type, trace, heeded)
                 found[name] = breaker.policy.judge(attempt)
         return Answer(found)

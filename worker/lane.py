@@ -70,7 +70,9 @@ class TypeLane:
         self._consumed = parts.consumed(job_type)
         self._gate = parts.breakers.gate(job_type)
         self._ration = Ration(job_type, self._gate.breakers, parts.limits, self._usage, self._pump)
-        self._consumed_at = asyncio.get_running_loop().time()
+        # Asked for with each token, which would cost a system call each time.
+        self._loop = asyncio.get_running_loop()
+        self._consumed_at = self._loop.time()
         # What happened before there was a lane: the closing of what holds it now begins a recovery.
         self._ration.heed(self._consumed_at)
         self._again: asyncio.TimerHandle | None = None
@@ -102,7 +104,7 @@ class TypeLane:
     def consuming(self) -> bool:
         """False when the broker has been without our consumer for longer than a restart of it takes; a lane that
         drains wants none."""
-        return self._draining or asyncio.get_running_loop().time() - self._consumed_at < UNCONSUMED_SECONDS
+        return self._draining or self._loop.time() - self._consumed_at < UNCONSUMED_SECONDS
 
     def wake(self) -> None:
         self._woken.set()
@@ -113,7 +115,7 @@ class TypeLane:
 
     def on_breaker(self) -> None:
         """A breaker of its gate moved, or its policy did: stop at once, or go on."""
-        self._ration.heed(asyncio.get_running_loop().time())
+        self._ration.heed(self._loop.time())
         self._arrived.set()
         self.wake()
 
@@ -175,7 +177,7 @@ class TypeLane:
     # -- one look at the gate
 
     async def _turn(self, lane: Lane) -> None:
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         await self._let_go(now)
         await self._renew_silent(lane, now)
         share = self._ration.share
@@ -236,7 +238,7 @@ class TypeLane:
     def _receive(self, delivery: Delivery) -> None:
         if self._lane is not None:
             self._consumed.inc()
-            self._heard_at = asyncio.get_running_loop().time()
+            self._heard_at = self._loop.time()
             self._inbox.append(Hand(self._lane, delivery, self._heard_at))
             self._arrived.set()
             self._pump()
@@ -255,7 +257,7 @@ class TypeLane:
 
     def _must_wait(self) -> bool:
         """For a slot of the fleet, or for the next start of its pace: then we look again in time."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         wait = self._ration.wait(self._running, loop.time())
         if self._again is not None:
             self._again.cancel()
@@ -265,10 +267,10 @@ class TypeLane:
         return wait > 0
 
     def _start(self, hand: Hand) -> None:
-        self._ration.on_start(asyncio.get_running_loop().time())
+        self._ration.on_start(self._loop.time())
         self._slots.take(self.job_type)
         self._hands.add(hand)
-        task = asyncio.create_task(self._runner.run(hand, self._gate))
+        task = self._loop.create_task(self._runner.run(hand, self._gate))
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._ended(done, hand))
 
@@ -283,7 +285,7 @@ class TypeLane:
         elif error is not None:
             _log.error("a run of %s failed outside its handler", self.job_type, exc_info=error)
         ran = task.result() if not task.cancelled() and error is None else None
-        self._ration.on_end(ran, asyncio.get_running_loop().time())
+        self._ration.on_end(ran, self._loop.time())
         self._pump()
 
     # -- probing
@@ -327,7 +329,7 @@ class TypeLane:
         """The token to probe with; None: there is none."""
         delivery = await self._take(lane)
         if delivery is not None:
-            return Hand(lane, delivery, asyncio.get_running_loop().time())
+            return Hand(lane, delivery, self._loop.time())
         return None if probe.permits else await self._stand_in_line()
 
     async def _stand_in_line(self) -> Hand | None:

@@ -39,7 +39,8 @@ class Run(ABC):
 
     def __init__(self, plan: Plan, strayed: Callable[[Run], None], ended: Callable[[Run], None]) -> None:
         self.plan = plan
-        self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.outcome: asyncio.Future[Outcome] = self._loop.create_future()
         self.stray = False
         self.over = False
         self._strayed = strayed
@@ -139,7 +140,7 @@ class Run(ABC):
 
     def _arm(self, after: timedelta, then: Callable[[], None]) -> None:
         self._disarm()
-        self._timer = asyncio.get_running_loop().call_later(after.total_seconds(), then)
+        self._timer = self._loop.call_later(after.total_seconds(), then)
 
     def _disarm(self) -> None:
         if self._timer is not None:
@@ -161,9 +162,7 @@ class TaskRun(Run):
     _cancelled = False
 
     def _begin(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(
-            self._attempt(), name=f"job {self.plan.job.job_id}"
-        )
+        self._task = self._loop.create_task(self._attempt(), name=f"job {self.plan.context.job_id}")
         self._task.add_done_callback(self._on_done)
 
     def _stop(self) -> None:
@@ -198,7 +197,6 @@ class ThreadRun(Run):
         self._begun = (
             threading.Lock()
         )  # whoever takes it first decides: the thread runs, or the loop withdraws
-        self._loop = asyncio.get_running_loop()
 
     def _begin(self) -> None:
         context = copy_context()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import lru_cache
+from types import TracebackType
 from uuid import UUID
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -71,27 +72,24 @@ class Watch:
         self._queued_of = lru_cache(CHILDREN)(self._queued.labels)
         self._running_of = lru_cache(CHILDREN)(self._running.labels)
 
-    @contextmanager
-    def attempt(self, job: ClaimedJob) -> Iterator[Callable[[Outcome], None]]:
+    def attempt(self, job: ClaimedJob) -> AbstractContextManager[Callable[[Outcome], None]]:
         """Around one run; what it yields is told the outcome."""
+        return _Attempt(self, job, self._tracing.process(job))
+
+    def began(self, job: ClaimedJob) -> None:
+        """A run has begun."""
         if job.delivery == 1:
             self._queued_of(job.job_type).observe(max((job.start_time - job.create_time).total_seconds(), 0))
-        running = self._running_of(job.job_type)
-        running.inc()
-        started = time.perf_counter()
-        told: list[Outcome] = []
-        try:
-            with self._tracing.process(job) as end:
-                yield told.append
-                if told:
-                    end(told[0])
-        finally:
-            running.dec()
-            self._duration_of(job.job_type).observe(time.perf_counter() - started)
-            if told:
-                outcome, code = _labels(told[0])
-                self._attempts_of(job.job_type, outcome, code).inc()
-                self._attempt_ended(job.job_type, outcome)
+        self._running_of(job.job_type).inc()
+
+    def over(self, job: ClaimedJob, took: float, outcome: Outcome | None) -> None:
+        """It is over after so many seconds; without an outcome when it was given up."""
+        self._running_of(job.job_type).dec()
+        self._duration_of(job.job_type).observe(took)
+        if outcome is not None:
+            name, code = _labels(outcome)
+            self._attempts_of(job.job_type, name, code).inc()
+            self._attempt_ended(job.job_type, name)
 
     def settled(self, job: ClaimedJob, outcome: Outcome, decision: Decision) -> None:
         """The decision stands in the database."""
@@ -118,6 +116,38 @@ class Watch:
             self._watched = {i: until for i, until in self._watched.items() if until > now}
         for job_id in ids:
             self._watched[job_id] = now + WATCH_SECONDS
+
+
+class _Attempt:
+    """Not a generator: every run of every job goes through one."""
+
+    __slots__ = ("_job", "_outcome", "_span", "_started", "_tell_span", "_watch")
+
+    def __init__(
+        self, watch: Watch, job: ClaimedJob, span: AbstractContextManager[Callable[[Outcome], None]]
+    ) -> None:
+        self._watch = watch
+        self._job = job
+        self._span = span
+        self._outcome: Outcome | None = None
+
+    def __enter__(self) -> Callable[[Outcome], None]:
+        self._tell_span = self._span.__enter__()
+        self._watch.began(self._job)
+        self._started = time.perf_counter()
+        return self._told
+
+    def _told(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+        self._tell_span(outcome)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._span.__exit__(kind, error, trace)
+        finally:
+            self._watch.over(self._job, time.perf_counter() - self._started, self._outcome)
 
 
 def _labels(outcome: Outcome) -> tuple[str, str]:

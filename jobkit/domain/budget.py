@@ -73,8 +73,8 @@ class Purse:
     debt: float = 0.0
     income: float = PER_SECOND
 
-    def first(self) -> Purse:
-        return replace(self, firsts=self.firsts + 1)
+    def first(self, times: int = 1) -> Purse:
+        return replace(self, firsts=self.firsts + times)
 
     def rested(self) -> Purse:
         """A second without a statement: first attempts count for about ten."""

@@ -70,6 +70,8 @@ class Batcher(Generic[T, R]):
         self._gathering_since = 0.0
         self._began_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        # The first caller's. Asked for each time it would cost each item several system calls.
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
         self._pending_bytes = 0
         self._running: set[asyncio.Task[None]] = set()
@@ -86,27 +88,27 @@ class Batcher(Generic[T, R]):
 
     def add(self, item: T) -> asyncio.Future[R]:
         """Put `item` into the next batch; the future has its answer."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop = self._loop or asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
         if self._apart and (self._waiting or self._free < self._lanes):
             self._crowd_until = loop.time() + CROWD * self._apart
         self._waiting.append((item, future))
         self._pending_bytes += self._size(item)
-        self._look()
+        self._look(loop)
         return future
 
     async def do(self, item: T) -> R:
         """`add` and await."""
         return await self.add(item)
 
-    def _look(self) -> None:
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin a batch, if one may begin now."""
         if not self._waiting or not self._free:
             return
         if self._free == self._lanes or self._full:
-            self._begin()
+            self._begin(loop)
         elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._late, self._overtake)
+            self._timer = loop.call_later(self._late, self._overtake, loop)
 
     @property
     def _full(self) -> bool:
@@ -117,42 +119,39 @@ class Batcher(Generic[T, R]):
             or self._pending_bytes >= batches * self._max_bytes
         )
 
-    def _begin(self) -> None:
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         self._free -= 1
         self._beginning += 1
-        loop = asyncio.get_running_loop()
         self._gathered, self._gathering_since = len(self._waiting), loop.time()
         # Not at once: callers that are ready in this same turn of the loop join the batch.
-        loop.call_soon(self._launch)
+        loop.call_soon(self._launch, loop)
 
-    def _overtake(self) -> None:
+    def _overtake(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
-        moved = asyncio.get_running_loop().time() - self._began_at < self._late / 2
+        moved = loop.time() - self._began_at < self._late / 2
         if self._waiting and self._free and not moved:
-            self._begin()
-        self._look()
+            self._begin(loop)
+        self._look(loop)
 
     @property
     def _enough(self) -> bool:
         """Whether what waits is a full batch."""
         return len(self._waiting) >= self._max_items or self._pending_bytes >= self._max_bytes
 
-    @property
-    def _grows(self) -> bool:
+    def _grows(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Whether this turn of the loop brought more, and there is time for yet more."""
         waiting, before = len(self._waiting), self._gathered
         self._gathered = waiting
-        return waiting > before and asyncio.get_running_loop().time() - self._gathering_since < GATHER_SECONDS
+        return waiting > before and loop.time() - self._gathering_since < GATHER_SECONDS
 
-    def _launch(self) -> None:
-        loop = asyncio.get_running_loop()
+    def _launch(self, loop: asyncio.AbstractEventLoop) -> None:
         if not self._enough:
-            if self._grows:
-                loop.call_soon(self._launch)
+            if self._grows(loop):
+                loop.call_soon(self._launch, loop)
                 return
             now, earliest = loop.time(), self._began_at + self._apart
             if now < min(earliest, self._crowd_until) and len(self._waiting) < WORTH:
-                loop.call_at(earliest, self._launch)
+                loop.call_at(earliest, self._launch, loop)
                 return
         self._beginning -= 1
         batch = self._take()
@@ -160,7 +159,7 @@ class Batcher(Generic[T, R]):
             self._free += 1
             return
         self._began_at = loop.time()
-        task = loop.create_task(self._run(batch))
+        task = loop.create_task(self._run(batch, loop))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
@@ -179,7 +178,7 @@ class Batcher(Generic[T, R]):
             batch.append((item, future))
         return batch
 
-    async def _run(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
+    async def _run(self, batch: list[tuple[T, asyncio.Future[R]]], loop: asyncio.AbstractEventLoop) -> None:
         try:
             answers = await self._work([item for item, _ in batch])
             answered = list(zip(batch, answers, strict=True))
@@ -197,7 +196,7 @@ class Batcher(Generic[T, R]):
                     future.set_result(answer)
         finally:
             self._free += 1
-            self._look()
+            self._look(loop)
 
     async def drain(self) -> None:
         """Wait until everything added so far is answered."""

@@ -37,9 +37,9 @@ REFUSING_CLASSES, READ_ONLY = frozenset({"53", "58"}), "25006"
 REFUSED_SECONDS = 5.0
 # uvloop's RuntimeError for a write to a transport that was closed a moment ago.
 CLOSED_TRANSPORT = "the handler is closed"
-# How PostgreSQL is to plan for us. A statement that is prepared while a table is all but empty would be planned to read
-# all of it, and keep that plan until somebody analyzes the table: each job of a new installation would cost more than
-# the one before. Ours have an index for what they look for.
+# How PostgreSQL is to plan for us. A statement that is prepared while a table is all but empty would be planned to
+# read all of it, and keep that plan until somebody analyzes the table: each job of a new installation would cost more
+# than the one before. Ours have an index for what they look for.
 PLANNING = {"jit": "off", "enable_seqscan": "off"}
 # What a connection that broke in the middle of a transaction is met with afterwards.
 _BROKEN = (

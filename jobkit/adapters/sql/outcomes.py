@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -70,18 +71,21 @@ async def settle_batch(connection: AsyncConnection, batch: Sequence[Settlement])
 
 
 async def complete_batch(database: Database, batch: Sequence[Settlement]) -> list[bool]:
-    """`settle_batch` of nothing but successes, on PostgreSQL: one statement, fenced row by row."""
-    ordered = sorted(batch, key=lambda item: item.at.job_id)
+    """`settle_batch` of nothing but successes of different jobs, on PostgreSQL: one statement, fenced row by row."""
+    ordered = sorted(batch, key=attrgetter("at.job_id.int"))
     values = {
         "b_ids": [item.at.job_id for item in ordered],
         "b_deliveries": [item.at.delivery for item in ordered],
         "b_results": [item.decision.result for item in ordered if isinstance(item.decision, Complete)],
     }
-    done = {(row[0], row[1]) for row in await database.rows(_COMPLETE_EACH, values, write=True)}
+    rows = await database.rows(_COMPLETE_EACH, values, write=True)
+    if len(rows) == len(batch):
+        return [True] * len(batch)
+    done = {(row[0], row[1]) for row in rows}
     left = sorted({item.at.job_id for item in batch if (item.at.job_id, item.at.delivery) not in done})
-    if left:  # a repeat after a lost reply, or a claim that is lost
-        settled = await database.rows(_SETTLED, {"b_ids": left}, write=False)
-        done.update((row[0], row[1]) for row in settled)
+    # A repeat after a lost reply, or a claim that is lost.
+    settled = await database.rows(_SETTLED, {"b_ids": left}, write=False)
+    done.update((row[0], row[1]) for row in settled)
     return [(item.at.job_id, item.at.delivery) in done for item in batch]
 
 
