@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -47,7 +46,7 @@ class Claims:
 
     def add(self, job: ClaimedJob) -> None:
         held = Held(job.job_id, job.delivery)
-        self._claims[job.job_id] = _Claim(held, time.monotonic())
+        self._claims[job.job_id] = _Claim(held, asyncio.get_running_loop().time())
 
     def remove(self, job: ClaimedJob) -> None:
         claim = self._claims.get(job.job_id)
@@ -62,7 +61,7 @@ class Claims:
 
     async def renew(self) -> None:
         """Renew what is older than a third of a lease; run it about once a second."""
-        now = time.monotonic()
+        now = asyncio.get_running_loop().time()
         third = self._lease.total_seconds() / 3
         due = [c for c in self._claims.values() if now - c.renewed_at >= third]
         for start in range(0, len(due), BATCH):
