@@ -72,7 +72,7 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
     async with AsyncExitStack() as stack:
         registry = CollectorRegistry()
         loops = Loops()
-        clock = DatabaseClock()
+        clock, ended = DatabaseClock(), finished(registry)
         publisher = world.publisher("controlplane", clock, world.messaging(registry))
         streams = Streams(world, settings.stream_heartbeat, clock, registry)
         desk = BreakerDesk(world)
@@ -82,7 +82,7 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
             "controlPlane",
             settings.bind,
             (settings.grpc_port, settings.http_port),
-            _services(world, desk, QuarantineDesk(world, finished(registry)), chronicle, streams, settings),
+            _services(world, desk, QuarantineDesk(world, ended), chronicle, streams, settings),
             world.checks(publisher),
             registry,
         )
@@ -93,7 +93,7 @@ async def build(settings: ControlPlaneSettings, world: World) -> AsyncIterator[C
         stack.push_async_callback(publisher.stop)
         stack.push_async_callback(loops.stop)
         loops.every(BEAT_SECONDS, "beat", publisher.beat, max_backoff=BEAT_SECONDS)
-        overdue = Overdue(world, publisher, settings.lost_after, settings.job_lease)
+        overdue = Overdue(world, publisher, ended, settings.lost_after, settings.job_lease)
         if world.dispatcher.volatile:
             await overdue.begin_refill(loops)
         _reconcile(loops, settings, overdue, Intake(world))

@@ -17,6 +17,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from functools import partial
 
+from prometheus_client import Counter
+
 from jobkit.domain.errors import Unavailable
 from jobkit.domain.job import Token
 from jobkit.domain.retry import rung_at_least
@@ -33,12 +35,21 @@ FRONT_FRESH = timedelta(seconds=5)
 
 
 class Overdue:
-    """Publishes overdue tokens again. `lost_after` and `lease` in seconds."""
+    """Publishes overdue tokens again. `finished` gives the counter of a type's ends; `lost_after` and `lease` in
+    seconds."""
 
-    def __init__(self, world: World, publisher: Publisher, lost_after: float, lease: float) -> None:
+    def __init__(
+        self,
+        world: World,
+        publisher: Publisher,
+        finished: Callable[[str, str], Counter],
+        lost_after: float,
+        lease: float,
+    ) -> None:
         self._world = world
         self._recovery = world.recovery
         self._publisher = publisher
+        self._finished = finished
         self._lost_after = round(lost_after * 1000)
         self._lease = lease
         self._expired: dict[Lease, float] = {}
@@ -92,6 +103,8 @@ class Overdue:
         self._expired = {lease: self._expired.get(lease, now) for lease in expired}
         ripe = [lease for lease, since in self._expired.items() if now - since >= self._lease]
         if ripe:
+            for job_type, ended in (await self._recovery.end_cancelled(ripe)).items():
+                self._finished(job_type, "cancelled").inc(ended)
             await self._take(lambda: self._recovery.rescue(self._publisher.session, ripe), "abandoned")
 
     async def begin_refill(self, loops: Loops) -> None:

@@ -37,7 +37,10 @@ class Recovery(Protocol):
         """RUNNING rows whose lease has run out although it could have been renewed: they can be written now."""
 
     async def rescue(self, session: UUID, leases: Sequence[Lease]) -> list[Token]:
-        """Those still unrenewed go back to QUEUED under `session`, one loss more."""
+        """Those still unrenewed that nobody cancelled go back to QUEUED under `session`, one loss more."""
+
+    async def end_cancelled(self, leases: Sequence[Lease]) -> dict[str, int]:
+        """Those still unrenewed that were cancelled end; by type, how many did."""
 
     async def waiting_pages(self, limit: int) -> AsyncIterator[list[tuple[Token, int]]]:
         """All that waits with its remaining delay in ms, in order, in pages: to fill volatile queues. Running

@@ -1,5 +1,5 @@
 """Jobs that ended, counted by whichever component ended them: a worker what it ran, the job API and the control
-plane what somebody cancelled or discarded."""
+plane what somebody cancelled or discarded, and what no worker will end any more."""
 
 from __future__ import annotations
 

@@ -231,7 +231,10 @@ class RescueContract(StoreContract):
         assert await store.work.mark_alone(Held(job_id, 1))
         await store.steering.cancel(job_id)
         await store.expire_lease(job_id)
-        assert await store.recovery.rescue(HERE, await store.recovery.expired(10)) == []
+        leases = await store.recovery.expired(10)
+        assert await store.recovery.rescue(HERE, leases) == []
+        assert await store.recovery.end_cancelled(leases) == {"email": 1}
+        assert await store.recovery.end_cancelled(leases) == {}
         assert not (await store.row(job_id)).alone
         job = await store.get(job_id)
         assert job.state is JobState.CANCELLED

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
+from prometheus_client import CollectorRegistry
 
 import controlplane.reconcilers.overdue as module
 from controlplane.reconcilers.overdue import Overdue
@@ -20,6 +21,7 @@ from jobkit.domain.tripping import open_by_hand
 from jobkit.host.world import World, new_id
 from jobkit.ports import Delivery, Lane
 from jobkit.runtime.clock import DatabaseClock
+from jobkit.runtime.finished import finished
 from jobkit.runtime.lifecycle import Loops
 from jobkit.runtime.publisher import Publisher
 from jobkit.runtime.settings import Settings, load
@@ -36,7 +38,8 @@ class Room:
         self.world = World("test", load(Settings, place.environ, embedded=True), {})
         self.type = place.type("email")
         self.publisher = self._publisher()
-        self.overdue = Overdue(self.world, self.publisher, 60.0, 0.3)
+        self.metrics = CollectorRegistry()
+        self.overdue = Overdue(self.world, self.publisher, finished(self.metrics), 60.0, 0.3)
         self.tokens: list[Token] = []
         self.lane: Lane | None = None
 
@@ -258,6 +261,20 @@ async def test_rescue_begins_anew_after_a_gap_in_its_view(
     await asyncio.sleep(0.32)
     await small.overdue.rescue()  # nor after a pause that was longer than half a lease
     assert (await small.world.reader.get([job_id]))[job_id].state is JobState.RUNNING
+
+
+async def test_a_cancelled_job_whose_worker_died_ends_and_is_counted(small: Room) -> None:
+    (job_id,) = await small.insert(session=DEAD)
+    await claim(small, job_id, 0.001)
+    await small.world.steering.cancel(job_id)
+
+    async def state() -> JobState:
+        await small.overdue.rescue()
+        return (await small.world.reader.get([job_id]))[job_id].state
+
+    await eventually(state, lambda seen: seen is JobState.CANCELLED)
+    labels = {"job_type": small.type, "outcome": "cancelled"}
+    assert small.metrics.get_sample_value("selfheal_jobs_finished_total", labels) == 1
 
 
 async def test_a_renewed_lease_is_not_rescued(small: Room) -> None:

@@ -30,6 +30,7 @@ from jobkit.domain.errors import Precondition, Unavailable
 from jobkit.domain.job import NewJob
 from jobkit.handling import Handler
 from jobkit.ports import TypeInfo
+from jobkit.runtime.finished import finished
 from jobkit.runtime.lifecycle import Loops
 from jobkit.runtime.messaging import MessagingMetrics
 from jobkit.runtime.publisher import Publisher
@@ -176,7 +177,7 @@ class Fleet:
             types=Catalog(),
             dispatcher=OutsideDispatcher(process, self.broker),
         )
-        overdue = Overdue(world, publisher, LOST_AFTER, LEASE)
+        overdue = Overdue(world, publisher, finished(CollectorRegistry()), LOST_AFTER, LEASE)
         loops.every(LOOK, "overdue", overdue.publish_nobodys)
         loops.every(LOOK * 2, "orphaned", overdue.publish_orphaned)
         loops.every(LOOK * 2, "lost", overdue.publish_lost)

@@ -247,12 +247,13 @@ class JobMachine(RuleBasedStateMachine):
     def rescue(self, lease: Lease) -> None:
         before = self.row(lease.held.job_id)
         seen = before.deliveries == lease.held.delivery and before.lease_until == lease.lease_until
+        ended = self.run(self.store.recovery.end_cancelled([lease]))
         tokens = self.run(self.store.recovery.rescue(OTHER_SESSION, [lease]))
         after = self.row(lease.held.job_id)
         if before.state != "RUNNING" or not seen:
-            assert (tokens, after) == ([], before)
+            assert (tokens, ended, after) == ([], {}, before)
         elif before.cancel_requested:
-            assert (tokens, after.state) == ([], "CANCELLED")
+            assert (tokens, ended, after.state) == ([], {before.job_type: 1}, "CANCELLED")
         else:
             assert [token.job_id for token in tokens] == [before.job_id]
             assert after.losses == before.losses + 1

@@ -6,6 +6,7 @@ work and never do it twice. (SQLite has one writer, which says the same.)
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -146,30 +147,23 @@ class SqlRecovery:
         return await self._database.write(work)
 
     async def rescue(self, session: UUID, leases: Sequence[Lease]) -> list[Token]:
-        seen = {lease.held.job_id: lease for lease in leases}
-
         async def work(connection: AsyncConnection) -> list[Token]:
-            locked = await connection.execute(
-                sa.select(jobs.c.job_id, jobs.c.deliveries, jobs.c.lease_until, jobs.c.cancel_requested)
-                .where(any_uuid(jobs.c.job_id, sorted(seen)), unindexed(jobs.c.state) == RUNNING)
-                .order_by(jobs.c.job_id)
-                .with_for_update(skip_locked=True)
-            )
-            lost = [
-                row
-                for row in locked
-                if Lease(Held(row.job_id, row.deliveries), row.lease_until) == seen[row.job_id]
-            ]
-            cancelled = [row.job_id for row in lost if row.cancel_requested]
-            ours = [row.job_id for row in lost if not row.cancel_requested]
-            if cancelled:
-                await connection.execute(_end_cancelled(cancelled))
+            ours = [row.job_id for row in await _lost(connection, leases) if not row.cancel_requested]
             if not ours:
                 return []
             values = {"b_ids": ours, "b_session": session}
             rows = (await connection.execute(_RESCUE, values)).all()
             await answer_for(connection, session, ours)
             return [token_of(row) for row in rows]
+
+        return await self._database.write(work)
+
+    async def end_cancelled(self, leases: Sequence[Lease]) -> dict[str, int]:
+        async def work(connection: AsyncConnection) -> dict[str, int]:
+            cancelled = [row for row in await _lost(connection, leases) if row.cancel_requested]
+            if cancelled:
+                await connection.execute(_end_cancelled([row.job_id for row in cancelled]))
+            return Counter(row.job_type for row in cancelled)
 
         return await self._database.write(work)
 
@@ -254,6 +248,22 @@ class SqlRecovery:
             await connection.execute(sa.insert(undecodable).values(filed_at=db_now()), rows)
 
         await self._database.write(work)
+
+
+async def _lost(connection: AsyncConnection, leases: Sequence[Lease]) -> list[Any]:
+    """The rows that still run under these very leases, locked; but for those that another holds locked."""
+    seen = {lease.held.job_id: lease for lease in leases}
+    locked = await connection.execute(
+        sa.select(
+            jobs.c.job_id, jobs.c.job_type, jobs.c.deliveries, jobs.c.lease_until, jobs.c.cancel_requested
+        )
+        .where(any_uuid(jobs.c.job_id, sorted(seen)), unindexed(jobs.c.state) == RUNNING)
+        .order_by(jobs.c.job_id)
+        .with_for_update(skip_locked=True)
+    )
+    return [
+        row for row in locked if Lease(Held(row.job_id, row.deliveries), row.lease_until) == seen[row.job_id]
+    ]
 
 
 def _unsettled(publisher: Any) -> list[Any]:
