@@ -96,8 +96,16 @@ async def look_into(fleet: Fleet, queue_name: str, number: int) -> list[aio_pika
     """The first messages of a queue, which stay there."""
     connection = await aio_pika.connect(fleet.environ["RABBITMQ_URL"])
     async with connection:
-        channel = await connection.channel()
-        queue = await channel.get_queue(queue_name)
+
+        async def there() -> aio_pika.abc.AbstractQueue | None:
+            """A job is accepted before the first token of its type declares the queue."""
+            try:
+                return await (await connection.channel()).get_queue(queue_name)
+            except aio_pika.exceptions.ChannelNotFoundEntity:
+                return None
+
+        queue = await eventually(there, lambda found: found is not None)
+        assert queue is not None
         messages: list[aio_pika.abc.AbstractIncomingMessage] = []
 
         async def fetch() -> int:
