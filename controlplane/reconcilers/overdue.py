@@ -103,9 +103,13 @@ class Overdue:
         self._expired = {lease: self._expired.get(lease, now) for lease in expired}
         ripe = [lease for lease, since in self._expired.items() if now - since >= self._lease]
         if ripe:
-            for job_type, ended in (await self._recovery.end_cancelled(ripe)).items():
-                self._finished(job_type, "cancelled").inc(ended)
-            await self._take(lambda: self._recovery.rescue(self._publisher.session, ripe), "abandoned")
+            await self._take(partial(self._rescued, ripe), "abandoned")
+
+    async def _rescued(self, leases: Sequence[Lease]) -> list[Token]:
+        tokens, ended = await self._recovery.rescue(self._publisher.session, leases)
+        for job_type, number in ended.items():
+            self._finished(job_type, "cancelled").inc(number)
+        return tokens
 
     async def begin_refill(self, loops: Loops) -> None:
         """Queues that die with their process are empty at its start: fill them from the database, in order. What

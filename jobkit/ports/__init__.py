@@ -13,7 +13,7 @@ from jobkit.ports.limits import Grant, LimitStore
 from jobkit.ports.policies import Policies
 from jobkit.ports.presence import LiveWorker, Pause, Presence, Sessions, TypeCatalog, TypeInfo, TypeSteering
 from jobkit.ports.quarantine import FailureGroup, GroupToken, Quarantine, Redrives
-from jobkit.ports.recovery import Ages, PurgeStep, RecordStep, Recovery, Retention
+from jobkit.ports.recovery import Ages, PurgeStep, RecordStep, Recovery, Rescued, Retention
 from jobkit.ports.revisions import Revisions
 from jobkit.ports.signals import Signals
 
@@ -48,6 +48,7 @@ __all__ = [
     "RecordStep",
     "Recovery",
     "Redrives",
+    "Rescued",
     "Retention",
     "Revisions",
     "Sessions",

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from jobkit.domain.job import Token
 from jobkit.ports.dispatch import Undecodable
 from jobkit.ports.jobs import Lease
+
+
+class Rescued(NamedTuple):
+    """What became of leases that ran out: tokens to publish, and by type how many cancelled jobs ended."""
+
+    tokens: list[Token]
+    ended: Mapping[str, int]
 
 
 class Recovery(Protocol):
@@ -36,11 +43,8 @@ class Recovery(Protocol):
     async def expired(self, limit: int) -> list[Lease]:
         """RUNNING rows whose lease has run out although it could have been renewed: they can be written now."""
 
-    async def rescue(self, session: UUID, leases: Sequence[Lease]) -> list[Token]:
-        """Those still unrenewed that nobody cancelled go back to QUEUED under `session`, one loss more."""
-
-    async def end_cancelled(self, leases: Sequence[Lease]) -> dict[str, int]:
-        """Those still unrenewed that were cancelled end; by type, how many did."""
+    async def rescue(self, session: UUID, leases: Sequence[Lease]) -> Rescued:
+        """Those still unrenewed go back to QUEUED under `session`, one loss more, or end if they were cancelled."""
 
     async def waiting_pages(self, limit: int) -> AsyncIterator[list[tuple[Token, int]]]:
         """All that waits with its remaining delay in ms, in order, in pages: to fill volatile queues. Running

@@ -57,7 +57,6 @@ CALLS: dict[str, Callable[[Store], Any]] = {
     "oldest_waiting": lambda s: s.recovery.oldest_waiting(),
     "expired": lambda s: s.recovery.expired(10),
     "rescue": lambda s: s.recovery.rescue(SESSION, [Lease(Held(JOB, 1), 1)]),
-    "end_cancelled": lambda s: s.recovery.end_cancelled([Lease(Held(JOB, 1), 1)]),
     "waiting_pages": lambda s: anext(s.recovery.waiting_pages(10)),
     "count_waiting": lambda s: s.recovery.count_waiting(),
     "file_undecodable": lambda s: s.recovery.file_undecodable([(b"", {})]),

@@ -156,7 +156,8 @@ class SettleContract(StoreContract):
             await store.expire_lease(job_id)
         await store.claim(taken)
         leases = await store.recovery.expired(10)
-        assert [token.job_id for token in await store.recovery.rescue(OTHER_SESSION, leases)] == [rescued]
+        back = await store.recovery.rescue(OTHER_SESSION, leases)
+        assert [token.job_id for token in back.tokens] == [rescued]
         for job_id in (rescued, taken):
             before = await store.row(job_id)
             assert not await store.settle(job_id, 1, decision)

@@ -206,10 +206,10 @@ class RescueContract(StoreContract):
         job_id = await store.running()
         await store.expire_lease(job_id)
         leases = await store.recovery.expired(10)
-        assert await store.recovery.rescue(HERE, leases) == [Token(job_id, "email", 1)]
+        assert await store.recovery.rescue(HERE, leases) == ([Token(job_id, "email", 1)], {})
         row = await store.row(job_id)
         assert (row.state, row.session_id, row.losses, row.attempts) == ("QUEUED", HERE, 1, 0)
-        assert await store.recovery.rescue(HERE, leases) == []
+        assert await store.recovery.rescue(HERE, leases) == ([], {})
         assert (await store.claim(job_id)).losses == 1
 
     async def test_a_renewed_settled_or_retaken_claim_is_not_rescued(self, store: Store) -> None:
@@ -222,9 +222,9 @@ class RescueContract(StoreContract):
         await store.settle(settled, 1, Retry(timedelta(), TIMED_OUT))
         await store.claim(retaken)
         before = [await store.row(i) for i in (renewed, settled, retaken)]
-        assert await store.recovery.rescue(HERE, leases) == []
+        assert await store.recovery.rescue(HERE, leases) == ([], {})
         assert [await store.row(i) for i in (renewed, settled, retaken)] == before
-        assert await store.recovery.rescue(HERE, []) == []
+        assert await store.recovery.rescue(HERE, []) == ([], {})
 
     async def test_a_cancelled_job_whose_worker_died_ends(self, store: Store) -> None:
         job_id = await store.running()
@@ -232,9 +232,8 @@ class RescueContract(StoreContract):
         await store.steering.cancel(job_id)
         await store.expire_lease(job_id)
         leases = await store.recovery.expired(10)
-        assert await store.recovery.rescue(HERE, leases) == []
-        assert await store.recovery.end_cancelled(leases) == {"email": 1}
-        assert await store.recovery.end_cancelled(leases) == {}
+        assert await store.recovery.rescue(HERE, leases) == ([], {"email": 1})
+        assert await store.recovery.rescue(HERE, leases) == ([], {})
         assert not (await store.row(job_id)).alone
         job = await store.get(job_id)
         assert job.state is JobState.CANCELLED
@@ -246,7 +245,7 @@ class RescueContract(StoreContract):
             await store.expire_lease(job_id)
         leases = await store.recovery.expired(100)
         parts = await asyncio.gather(*(store.recovery.rescue(new_id(), leases) for _ in range(4)))
-        taken = [i for part in parts for i in ids_of(part)]
+        taken = [i for part in parts for i in ids_of(part.tokens)]
         assert len(taken) == len(set(taken))
         assert {(await store.row(i)).losses for i in taken} == {1}
 

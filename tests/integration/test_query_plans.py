@@ -176,7 +176,6 @@ QUERIES: dict[str, Callable[[Store], Awaitable[Any]]] = {
     "rescue": lambda s: s.recovery.rescue(
         SESSION, [Lease(Held(job(905), 1), T0), Lease(Held(job(1005), 1), T0)]
     ),
-    "end_cancelled": lambda s: s.recovery.end_cancelled([Lease(Held(job(905), 1), T0)]),
     "waiting_pages": lambda s: anext(s.recovery.waiting_pages(500)),
     "count_waiting": lambda s: s.recovery.count_waiting(),
     "ledger heads": lambda s: s.ledger.heads(TYPES),

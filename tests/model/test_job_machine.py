@@ -247,8 +247,7 @@ class JobMachine(RuleBasedStateMachine):
     def rescue(self, lease: Lease) -> None:
         before = self.row(lease.held.job_id)
         seen = before.deliveries == lease.held.delivery and before.lease_until == lease.lease_until
-        ended = self.run(self.store.recovery.end_cancelled([lease]))
-        tokens = self.run(self.store.recovery.rescue(OTHER_SESSION, [lease]))
+        tokens, ended = self.run(self.store.recovery.rescue(OTHER_SESSION, [lease]))
         after = self.row(lease.held.job_id)
         if before.state != "RUNNING" or not seen:
             assert (tokens, ended, after) == ([], {}, before)

@@ -24,7 +24,7 @@ from jobkit.adapters.sql.rows import CLOCK_SLACK_MS, TOKEN_COLUMNS, clean, lowes
 from jobkit.adapters.sql.tables import WAITING, claim_fronts, job_types, jobs, publishers, undecodable
 from jobkit.adapters.sql.terms import UUIDS, any_picked, any_uuid, db_now, db_start, unindexed
 from jobkit.domain.job import JobState, Token
-from jobkit.ports import Held, Lease
+from jobkit.ports import Held, Lease, Rescued
 
 QUEUED, RUNNING, RETRYING = JobState.QUEUED.value, JobState.RUNNING.value, JobState.RETRYING.value
 IS_RUNNING = sa.text("jobs.state = 'RUNNING'")
@@ -146,24 +146,39 @@ class SqlRecovery:
 
         return await self._database.write(work)
 
-    async def rescue(self, session: UUID, leases: Sequence[Lease]) -> list[Token]:
-        async def work(connection: AsyncConnection) -> list[Token]:
-            ours = [row.job_id for row in await _lost(connection, leases) if not row.cancel_requested]
+    async def rescue(self, session: UUID, leases: Sequence[Lease]) -> Rescued:
+        seen = {lease.held.job_id: lease for lease in leases}
+        wanted = (
+            jobs.c.job_id,
+            jobs.c.job_type,
+            jobs.c.deliveries,
+            jobs.c.lease_until,
+            jobs.c.cancel_requested,
+        )
+
+        async def work(connection: AsyncConnection) -> Rescued:
+            locked = await connection.execute(
+                sa.select(*wanted)
+                .where(any_uuid(jobs.c.job_id, sorted(seen)), unindexed(jobs.c.state) == RUNNING)
+                .order_by(jobs.c.job_id)
+                .with_for_update(skip_locked=True)
+            )
+            lost = [
+                row
+                for row in locked
+                if Lease(Held(row.job_id, row.deliveries), row.lease_until) == seen[row.job_id]
+            ]
+            cancelled = [row for row in lost if row.cancel_requested]
+            ours = [row.job_id for row in lost if not row.cancel_requested]
+            ended = Counter(row.job_type for row in cancelled)
+            if cancelled:
+                await connection.execute(_end_cancelled([row.job_id for row in cancelled]))
             if not ours:
-                return []
+                return Rescued([], ended)
             values = {"b_ids": ours, "b_session": session}
             rows = (await connection.execute(_RESCUE, values)).all()
             await answer_for(connection, session, ours)
-            return [token_of(row) for row in rows]
-
-        return await self._database.write(work)
-
-    async def end_cancelled(self, leases: Sequence[Lease]) -> dict[str, int]:
-        async def work(connection: AsyncConnection) -> dict[str, int]:
-            cancelled = [row for row in await _lost(connection, leases) if row.cancel_requested]
-            if cancelled:
-                await connection.execute(_end_cancelled([row.job_id for row in cancelled]))
-            return Counter(row.job_type for row in cancelled)
+            return Rescued([token_of(row) for row in rows], ended)
 
         return await self._database.write(work)
 
@@ -248,22 +263,6 @@ class SqlRecovery:
             await connection.execute(sa.insert(undecodable).values(filed_at=db_now()), rows)
 
         await self._database.write(work)
-
-
-async def _lost(connection: AsyncConnection, leases: Sequence[Lease]) -> list[Any]:
-    """The rows that still run under these very leases, locked; but for those that another holds locked."""
-    seen = {lease.held.job_id: lease for lease in leases}
-    locked = await connection.execute(
-        sa.select(
-            jobs.c.job_id, jobs.c.job_type, jobs.c.deliveries, jobs.c.lease_until, jobs.c.cancel_requested
-        )
-        .where(any_uuid(jobs.c.job_id, sorted(seen)), unindexed(jobs.c.state) == RUNNING)
-        .order_by(jobs.c.job_id)
-        .with_for_update(skip_locked=True)
-    )
-    return [
-        row for row in locked if Lease(Held(row.job_id, row.deliveries), row.lease_until) == seen[row.job_id]
-    ]
 
 
 def _unsettled(publisher: Any) -> list[Any]:
