@@ -51,13 +51,13 @@ class Backlog:
             )
         self._coming[job_type] += 1
 
-    def came(self, job_type: str, *, accepted: bool) -> None:
-        """What became of one that was let in."""
+    def came(self, job_type: str, ended: int, accepted: int) -> None:
+        """What became of so many that were let in: that many of them wait now."""
         if not self._limit:
             return
-        self._coming[job_type] -= 1
+        self._coming[job_type] -= ended
         if not self._coming[job_type]:
             del self._coming[job_type]
         self._active.add(job_type)
         if accepted:
-            self._waiting[job_type] = self._waiting.get(job_type, 0) + 1
+            self._waiting[job_type] = self._waiting.get(job_type, 0) + accepted

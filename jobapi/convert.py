@@ -79,11 +79,13 @@ def payload_from_wire(payload: Struct) -> bytes:
     return payload_bytes(value)
 
 
-def job_to_wire(job: Job, note: str = "") -> job_pb2.Job:
+def job_to_wire(job: Job, note: str = "", payload: Struct | None = None) -> job_pb2.Job:
+    """`payload` is the job's own where it is at hand: reading it once more may cost more than all the rest."""
+    created = to_timestamp(job.create_time)
     message = job_pb2.Job(
         job_id=str(job.job_id),
         job_type=job.job_type,
-        payload=dict_to_struct(orjson.loads(job.payload)),
+        payload=dict_to_struct(orjson.loads(job.payload)) if payload is None else payload,
         state=_STATES[job.state],
         labels=job.labels,
         request_id=job.request_id,
@@ -91,9 +93,9 @@ def job_to_wire(job: Job, note: str = "") -> job_pb2.Job:
         deliveries=job.deliveries,
         holds=job.holds,
         max_attempts=job.max_attempts or 0,
-        create_time=to_timestamp(job.create_time),
-        update_time=to_timestamp(job.update_time),
-        due_time=to_timestamp(job.due_time),
+        create_time=created,
+        update_time=created if job.update_time == job.create_time else to_timestamp(job.update_time),
+        due_time=created if job.due_time == job.create_time else to_timestamp(job.due_time),
         attempt_history=[_attempt(a) for a in job.history],
         traceparent=job.trace.traceparent,
         note=note,

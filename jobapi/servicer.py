@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from google.protobuf.struct_pb2 import Struct
 from selfheal.jobs.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
 
 from jobapi.convert import (
@@ -35,7 +36,9 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         self, request: job_service_pb2.SubmitJobRequest, context: Any
     ) -> job_service_pb2.SubmitJobResponse:
         job, existed = await self._jobs.submit(submit_from_wire(request, current_trace()))
-        return job_service_pb2.SubmitJobResponse(job=self._wire(job), existed=existed)
+        return job_service_pb2.SubmitJobResponse(
+            job=self._wire(job, None if existed else request.payload), existed=existed
+        )
 
     async def BatchSubmitJobs(
         self, request: job_service_pb2.BatchSubmitJobsRequest, context: Any
@@ -47,8 +50,10 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
             results=[
                 job_service_pb2.BatchSubmitJobsResult(status=to_status(answer, trace))
                 if isinstance(answer, Exception)
-                else job_service_pb2.BatchSubmitJobsResult(job=self._wire(answer[0]), existed=answer[1])
-                for answer in answers
+                else job_service_pb2.BatchSubmitJobsResult(
+                    job=self._wire(answer[0], None if answer[1] else item.payload), existed=answer[1]
+                )
+                for item, answer in zip(request.requests, answers, strict=True)
             ]
         )
 
@@ -94,8 +99,8 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         job = await self._jobs.discard(parse_id("job", request.job_id))
         return job_service_pb2.DiscardJobResponse(job=self._wire(job))
 
-    def _wire(self, job: Job) -> job_pb2.Job:
-        return job_to_wire(job, self._jobs.note(job))
+    def _wire(self, job: Job, payload: Struct | None = None) -> job_pb2.Job:
+        return job_to_wire(job, self._jobs.note(job), payload)
 
 
 def _read(item: job_service_pb2.SubmitJobRequest) -> Submit | Exception:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter as Tally
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from uuid import UUID
 
 from prometheus_client import CollectorRegistry, Counter
 
 from jobapi.admission import Admission
-from jobkit.domain.errors import Exhausted, Unavailable
+from jobkit.domain.errors import Exhausted, SelfhealError
 from jobkit.domain.job import Job, JobState, NewJob, Token
 from jobkit.ports import Accepted, Dispatch, Intake
 from jobkit.runtime.batcher import Batcher, Rhythm
@@ -24,9 +23,11 @@ from jobkit.runtime.tracing import Tracing
 MAX_WAITING = 20_000
 MAX_WAITING_BYTES = 32 << 20
 RETRY_AFTER = timedelta(seconds=1)
-# gRPC hands over about one call in a turn of the loop: without this a crowd's batches are of two or three, and each
-# costs the price of a commit, a write to the broker and a confirm.
-APART_SECONDS = 0.003
+# gRPC hands over about one call in a turn of the loop: without this the batches of a crowd of single submits are of
+# two or three, and each costs the price of a commit, a write to the broker and a confirm.
+SINGLES = Rhythm(crowd=0.003, longest=0.012)
+# Callers that bring many have shared already.
+MANY = Rhythm()
 
 
 class Submitter:
@@ -48,42 +49,65 @@ class Submitter:
         self._publisher = publisher
         self._clock = clock
         self._tracing = tracing
-        self._batches: Batcher[NewJob, Accepted] = Batcher(
-            self._insert,
-            max_items=500,
-            max_bytes=1 << 20,
-            size=lambda job: len(job.payload),
-            lanes=2,
-            rhythm=Rhythm(apart=APART_SECONDS),
-        )
+        self._singles = self._batcher(SINGLES)
+        self._many = self._batcher(MANY)
         self._submitted = Counter(
             "selfheal_jobs_submitted_total", "Jobs accepted.", ["job_type"], registry=registry
         )
         # Looking a child up by its label costs more than counting with it. Types are bounded.
         self._submitted_of = lru_cache(4096)(self._submitted.labels)
 
+    def _batcher(self, rhythm: Rhythm) -> Batcher[NewJob, Accepted]:
+        return Batcher(
+            self._insert,
+            max_items=500,
+            max_bytes=1 << 20,
+            size=lambda job: len(job.payload),
+            lanes=2,
+            rhythm=rhythm,
+        )
+
     async def submit(self, job: NewJob) -> Accepted:
         """Raises AlreadyExists, Exhausted, Unavailable; once it returns the job is recorded."""
-        with self._expected([job]):
-            future = self._add(job, await self._admission.prepare([job.job_type]))
+        unfit = await self._prepare((job,))
+        try:
+            future = self._add(job, unfit, self._singles)
+        except SelfhealError:
+            self._publisher.forget((job.job_id,))
+            raise
         return await future
 
     async def submit_many(self, batch: Sequence[NewJob]) -> list[Accepted | Exception]:
         """Each item's answer, in order. Raises Unavailable when nothing could be looked at."""
-        with self._expected(batch):
-            unfit = await self._admission.prepare({job.job_type for job in batch})
+        unfit = await self._prepare(batch)
         futures: list[asyncio.Future[Accepted] | Exception] = []
         for job in batch:
             try:
-                futures.append(self._add(job, unfit))
-            except (Exhausted, Unavailable) as error:
-                self._publisher.forget([job.job_id])
+                futures.append(self._add(job, unfit, self._many))
+            except SelfhealError as error:
+                self._publisher.forget((job.job_id,))
                 futures.append(error)
         return [await _answer(future) for future in futures]
 
-    def _add(self, job: NewJob, unfit: dict[str, int]) -> asyncio.Future[Accepted]:
-        waiting = self._batches
-        if waiting.pending >= MAX_WAITING or waiting.pending_bytes >= MAX_WAITING_BYTES:
+    async def _prepare(self, batch: Sequence[NewJob]) -> dict[str, int]:
+        """The types that do not fit. From here on no beat confirms the ids of `batch`, although it may come long
+        before their commit; once they are in a batch of inserts, `_insert` sees to them."""
+        ids = [job.job_id for job in batch]
+        self._publisher.expect(ids)
+        try:
+            return await self._admission.prepare({job.job_type for job in batch})
+        except BaseException:
+            self._publisher.forget(ids)
+            raise
+
+    def _add(
+        self, job: NewJob, unfit: dict[str, int], batches: Batcher[NewJob, Accepted]
+    ) -> asyncio.Future[Accepted]:
+        singles, many = self._singles, self._many
+        if (
+            singles.pending + many.pending >= MAX_WAITING
+            or singles.pending_bytes + many.pending_bytes >= MAX_WAITING_BYTES
+        ):
             raise Exhausted(
                 "too many submits wait for the database",
                 reason="TOO_MANY_REQUESTS",
@@ -91,22 +115,9 @@ class Submitter:
                 metadata={"limit": str(MAX_WAITING)},
             )
         self._admission.check(job, unfit)
-        return waiting.add(job)
-
-    @contextmanager
-    def _expected(self, batch: Sequence[NewJob]) -> Iterator[None]:
-        """From here on no beat confirms these ids, although it may come long before their commit; once they are
-        in a batch, `_insert` sees to them."""
-        ids = [job.job_id for job in batch]
-        self._publisher.expect(ids)
-        try:
-            yield
-        except BaseException:
-            self._publisher.forget(ids)
-            raise
+        return batches.add(job)
 
     async def _insert(self, batch: Sequence[NewJob]) -> Sequence[Accepted | Exception]:
-        ordered = sorted(batch, key=lambda job: job.job_id)
         publisher = self._publisher
         session = publisher.session if publisher.open else None
         ids = [job.job_id for job in batch]
@@ -121,24 +132,25 @@ class Submitter:
                 publisher.disown(ids)
             self._count(batch, ())
             raise
-        fresh = {a.job_id for a in answers if isinstance(a, Accepted) and not a.existed}
+        fresh = [job for job, answer in zip(batch, answers, strict=True) if _is_new(answer)]
         if session is not None:
-            publisher.forget(job_id for job_id in ids if job_id not in fresh)
-            accepted = [job for job in ordered if job.job_id in fresh]
-            if accepted:
-                publisher.send([Dispatch(self._token(job)) for job in accepted])
+            if len(fresh) < len(batch):
+                publisher.forget(set(ids).difference(job.job_id for job in fresh))
+            if fresh:
+                fresh.sort(key=lambda job: job.job_id.int)
+                publisher.send([Dispatch(self._token(job)) for job in fresh])
         self._count(batch, fresh)
         return answers
 
-    def _count(self, batch: Sequence[NewJob], fresh: Collection[UUID]) -> None:
-        for job in batch:
-            accepted = job.job_id in fresh
-            self._admission.backlog.came(job.job_type, accepted=accepted)
-            if accepted:
-                self._submitted_of(job.job_type).inc()
+    def _count(self, batch: Sequence[NewJob], fresh: Sequence[NewJob]) -> None:
+        accepted = Tally(job.job_type for job in fresh)
+        for job_type, ended in Tally(job.job_type for job in batch).items():
+            self._admission.backlog.came(job_type, ended, accepted[job_type])
+            if accepted[job_type]:
+                self._submitted_of(job_type).inc(accepted[job_type])
 
     def _token(self, job: NewJob) -> Token:
-        trace = self._tracing.publish(job.job_type, str(job.job_id), job.trace)
+        trace = self._tracing.publish(job.job_type, job.job_id, job.trace)
         return Token(job.job_id, job.job_type, 1, trace)
 
     def as_recorded(self, new: NewJob) -> Job:
@@ -163,7 +175,11 @@ class Submitter:
         )
 
     async def drain(self) -> None:
-        await self._batches.drain()
+        await asyncio.gather(self._singles.drain(), self._many.drain())
+
+
+def _is_new(answer: Accepted | Exception) -> bool:
+    return isinstance(answer, Accepted) and not answer.existed
 
 
 async def _answer(future: asyncio.Future[Accepted] | Exception) -> Accepted | Exception:

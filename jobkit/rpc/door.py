@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import timedelta
+from types import TracebackType
 
 import grpc
 from google.rpc.status_pb2 import Status
 
-from jobkit.domain.errors import Exhausted, Unavailable
+from jobkit.domain.errors import Exhausted, SelfhealError, Unavailable
 from jobkit.domain.job import TraceContext
 from jobkit.rpc import trace as tracing
 from jobkit.rpc.metrics import CallObserver
@@ -71,43 +71,29 @@ class Door:
         if self._closed and not self._in_flight:
             self._idle.set()
 
-    @contextmanager
     def passing(
         self, method: str, trace: TraceContext, request_id: str = "", *, bounded: bool = True
-    ) -> Iterator[None]:
+    ) -> AbstractContextManager[None]:
         """Serve one call of `method` (`package.Service/Method`) inside; raises CallFailed for every error.
 
         Infrastructure passes with `bounded=False`: a health probe that is shed for load gets the process
         restarted just when it is busiest. gRPC's own aborts pass unchanged, and so does cancellation.
         """
-        began = time.perf_counter()
-        code = "OK"
         tracing.enter(trace, request_id)
+        return _Passage(self, method, trace, asyncio.current_task() if bounded else None)
+
+    def begin(self, method: str, task: asyncio.Task[object] | None) -> None:
+        """Count a call in; raises what refuses it. `end` must follow either way."""
         self._observer.started(method)
-        task = asyncio.current_task() if bounded else None
-        try:
-            self._enter(task)
-            yield
-        except asyncio.CancelledError as cancelled:
-            if self._closed and task is not None and task.cancelling():
-                task.uncancel()
-                code = grpc.StatusCode.UNAVAILABLE.name
-                raise CallFailed(_shutting_down(), tracing.trace_id(trace)) from cancelled
-            code = grpc.StatusCode.CANCELLED.name
-            raise
-        except GeneratorExit:
-            code = grpc.StatusCode.CANCELLED.name
-            raise
-        except grpc.aio.AbortError:
-            code = grpc.StatusCode.UNKNOWN.name  # the servicer chose; grpc does not tell us what
-            raise
-        except Exception as error:
-            told = Unimplemented(method) if isinstance(error, NotImplementedError) else error
-            code = codes(told).grpc.name
-            raise CallFailed(told, tracing.trace_id(trace)) from error
-        finally:
-            self._leave(task)
-            self._observer.finished(method, code, time.perf_counter() - began)
+        self._enter(task)
+
+    def end(self, method: str, task: asyncio.Task[object] | None, code: str, seconds: float) -> None:
+        self._leave(task)
+        self._observer.finished(method, code, seconds)
+
+    def evicted(self, task: asyncio.Task[object] | None) -> bool:
+        """Whether it is this door that has cancelled the call."""
+        return self._closed and task is not None and bool(task.cancelling())
 
     def _enter(self, task: asyncio.Task[object] | None) -> None:
         """Count a bounded call in; raises what refuses it."""
@@ -125,6 +111,53 @@ class Door:
             self._in_flight -= 1
             self._tasks.discard(task)
             self._note_idle()
+
+
+class _Passage(AbstractContextManager[None]):
+    """One call. A class, since a generator would cost each call twice as much."""
+
+    __slots__ = ("_began", "_door", "_method", "_task", "_trace")
+
+    def __init__(
+        self, door: Door, method: str, trace: TraceContext, task: asyncio.Task[object] | None
+    ) -> None:
+        self._door = door
+        self._method = method
+        self._trace = trace
+        self._task = task
+        self._began = time.perf_counter()
+
+    def __enter__(self) -> None:
+        try:
+            self._door.begin(self._method, self._task)
+        except SelfhealError as error:
+            self.__exit__(type(error), error, None)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        failed = self._end(error)
+        if failed is not None:
+            raise failed from error
+
+    def _end(self, error: BaseException | None) -> CallFailed | None:
+        """What the caller is told in place of `error`."""
+        code, told = ("OK", None) if error is None else self._judge(error)
+        self._door.end(self._method, self._task, code, time.perf_counter() - self._began)
+        return None if told is None else CallFailed(told, tracing.trace_id(self._trace))
+
+    def _judge(self, error: BaseException) -> tuple[str, Exception | None]:
+        """The code that counts it, and what is told in its place."""
+        if isinstance(error, asyncio.CancelledError) and self._door.evicted(self._task):
+            assert self._task is not None
+            self._task.uncancel()
+            return grpc.StatusCode.UNAVAILABLE.name, _shutting_down()
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            return grpc.StatusCode.CANCELLED.name, None
+        if isinstance(error, grpc.aio.AbortError) or not isinstance(error, Exception):
+            return grpc.StatusCode.UNKNOWN.name, None  # the servicer chose; grpc does not tell us what
+        told = Unimplemented(self._method) if isinstance(error, NotImplementedError) else error
+        return codes(told).grpc.name, told
 
 
 def _shutting_down() -> Unavailable:

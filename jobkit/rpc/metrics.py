@@ -3,7 +3,8 @@ methods and routes that are not ours are never counted under the name that a cal
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections import Counter
+from functools import lru_cache, partial
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram
@@ -50,16 +51,18 @@ class RpcMetrics:
             buckets=BUCKETS,
             registry=registry,
         )
+        self._serving: Counter[str] = Counter()
         # Looking a child up by its labels costs more than counting with it, several times a call.
-        self._active_of = lru_cache(None)(self._active.labels)
         self._call_of = lru_cache(None)(self._calls.labels)
         self._request_of = lru_cache(None)(self._requests.labels)
 
     def started(self, method: str) -> None:
-        self._active_of(method).inc()
+        if method not in self._serving:
+            self._active.labels(method).set_function(partial(self._serving.__getitem__, method))
+        self._serving[method] += 1
 
     def finished(self, method: str, code: str, seconds: float) -> None:
-        self._active_of(method).dec()
+        self._serving[method] -= 1
         self._call_of(method, code).observe(seconds)
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import grpc
-from grpc_channelz.v1 import channelz
+from grpc_channelz.v1 import channelz, channelz_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from jobkit.rpc.door import Door
-from jobkit.rpc.interceptors import DoorInterceptor
+from jobkit.rpc.handlers import DoorHandlers
 
 CHANNELZ = "grpc.channelz.v1.Channelz"
 OVERALL = ""
@@ -26,7 +26,7 @@ FAREWELL_SECONDS = 0.1
 class Service(NamedTuple):
     """A servicer and how to serve it: `add_XServicer_to_server`, the object, `package.Service`."""
 
-    add: Callable[[Any, grpc.aio.Server], None]
+    add: Callable[[Any, Any], None]
     servicer: Any
     name: str
 
@@ -65,7 +65,7 @@ class RpcServer:
         self,
         bind: str,
         port: int,
-        services: Sequence[tuple[Callable[[Any, grpc.aio.Server], None], Any, str]],
+        services: Sequence[tuple[Callable[[Any, Any], None], Any, str]],
         door: Door,
         limits: Limits | None = None,
     ) -> None:
@@ -96,12 +96,12 @@ class RpcServer:
             if self._server is not None:
                 return
             self._door.open()
-            server = grpc.aio.server(
-                interceptors=[DoorInterceptor(self._door)], options=self._limits.options()
-            )
+            server = grpc.aio.server(options=self._limits.options())
+            handlers = DoorHandlers(self._door)
             for service in self._services:
-                service.add(service.servicer, server)
-            self._health = self._add_infrastructure(server)
+                service.add(service.servicer, handlers)
+            self._health = self._add_infrastructure(handlers)
+            server.add_generic_rpc_handlers((handlers,))
             address = _address(self._bind, self._wanted_port)
             try:
                 port = server.add_insecure_port(address)
@@ -140,13 +140,14 @@ class RpcServer:
         if self._server is not None:
             await self._tell_health()
 
-    def _add_infrastructure(self, server: grpc.aio.Server) -> Any:
+    def _add_infrastructure(self, handlers: Any) -> Any:
         servicer = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-        channelz.add_channelz_servicer(server)
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, handlers)
+        channelz_pb2_grpc.add_ChannelzServicer_to_server(channelz.aio.ChannelzServicer(), handlers)
         names = [service.name for service in self._services]
-        reflection.enable_server_reflection(
-            [*names, health.SERVICE_NAME, CHANNELZ, reflection.SERVICE_NAME], server
+        shown = [*names, health.SERVICE_NAME, CHANNELZ, reflection.SERVICE_NAME]
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
+            reflection.aio.ReflectionServicer(shown), handlers
         )
         return servicer
 

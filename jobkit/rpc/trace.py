@@ -6,10 +6,10 @@ of its own, and the HTTP server sets them at the start of every request of a con
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from contextvars import ContextVar
+from random import getrandbits
 
 from jobkit.domain.job import NO_TRACE, TraceContext
 
@@ -73,7 +73,7 @@ def valid_traceparent(value: str) -> bool:
 
 def new_traceparent() -> str:
     """A random one with the sampled flag off: making an id is not a decision to record."""
-    digits = os.urandom(24).hex()
+    digits = f"{getrandbits(192):048x}"
     return f"00-{digits[:32]}-{digits[32:]}-00"
 
 

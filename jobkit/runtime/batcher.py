@@ -5,8 +5,8 @@ a crowd shares one statement and one commit. After "Group Commit" (DeWitt et al.
 
 Callers often come one by one, in short succession: whoever starts a batch for the first of them pays its whole price
 for one item. So a batch begins in a turn of the loop that brings nobody new, and a second one goes beside it only
-when it is full, or when the first is late. Where a batch is dear and callers overlap, batches may be kept a little
-`apart` as well: then a crowd shares what a lone caller would not wait for.
+when it is full, or when the first is late. Where a batch is dear and callers overlap, a batch may wait a little as
+well: then a crowd shares what a lone caller would not wait for.
 """
 
 from __future__ import annotations
@@ -24,19 +24,22 @@ R = TypeVar("R")
 LATE_SECONDS = 0.005
 # For so long a batch waits for those who keep coming, turn after turn.
 GATHER_SECONDS = 0.001
-# Callers that overlapped within so many times `apart` are a crowd.
+# Callers that overlapped within so many times `crowd` are one.
 CROWD = 4
-# A batch of so many is worth its price and need not begin `apart`.
-WORTH = 8
+# While so many come in each `crowd`, a batch waits for more of them,
+COMING = 4
+# until there are so many: they are worth its price.
+WORTH = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Rhythm:
-    """When a batch begins beside or after another one, in seconds: beside one that nothing has moved for `late`; and,
-    while callers overlap and few wait, `apart` from the beginning of the one before."""
+    """When a batch begins, in seconds. Beside another one, when nothing has moved that one for `late`. And while
+    callers overlap, its first one waits `crowd` for others; as long as they come in numbers, up to `longest`."""
 
     late: float = LATE_SECONDS
-    apart: float = 0.0
+    crowd: float = 0.0
+    longest: float = 0.0
 
 
 class Batcher(Generic[T, R]):
@@ -63,8 +66,9 @@ class Batcher(Generic[T, R]):
         self._max_bytes = max_bytes
         self._size = size
         self._free = self._lanes = lanes
-        self._late, self._apart = rhythm.late, rhythm.apart
+        self._late, self._crowd, self._longest = rhythm.late, rhythm.crowd, rhythm.longest
         self._crowd_until = 0.0
+        self._waiting_since = 0.0
         self._beginning = 0
         self._gathered = 0
         self._gathering_since = 0.0
@@ -90,12 +94,19 @@ class Batcher(Generic[T, R]):
         """Put `item` into the next batch; the future has its answer."""
         loop = self._loop = self._loop or asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
-        if self._apart and (self._waiting or self._free < self._lanes):
-            self._crowd_until = loop.time() + CROWD * self._apart
+        if self._crowd:
+            self._note_crowd(loop.time())
         self._waiting.append((item, future))
         self._pending_bytes += self._size(item)
         self._look(loop)
         return future
+
+    def _note_crowd(self, now: float) -> None:
+        """Somebody comes."""
+        if self._waiting or self._free < self._lanes:
+            self._crowd_until = now + CROWD * self._crowd
+        if not self._waiting:
+            self._waiting_since = now
 
     async def do(self, item: T) -> R:
         """`add` and await."""
@@ -144,14 +155,23 @@ class Batcher(Generic[T, R]):
         self._gathered = waiting
         return waiting > before and loop.time() - self._gathering_since < GATHER_SECONDS
 
+    def _pause(self, now: float) -> float:
+        """How long what waits should wait for others."""
+        waiting, crowd = len(self._waiting), self._crowd
+        if waiting >= WORTH or now >= self._crowd_until:
+            return 0.0
+        age = now - self._waiting_since
+        if age < crowd:
+            return crowd - age
+        return min(crowd, self._longest - age) if waiting * crowd >= COMING * age else 0.0
+
     def _launch(self, loop: asyncio.AbstractEventLoop) -> None:
         if not self._enough:
             if self._grows(loop):
                 loop.call_soon(self._launch, loop)
                 return
-            now, earliest = loop.time(), self._began_at + self._apart
-            if now < min(earliest, self._crowd_until) and len(self._waiting) < WORTH:
-                loop.call_at(earliest, self._launch, loop)
+            if self._crowd and (pause := self._pause(loop.time())) > 0:
+                loop.call_later(pause, self._launch, loop)
                 return
         self._beginning -= 1
         batch = self._take()

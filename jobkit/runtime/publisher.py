@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from itertools import islice
 from uuid import UUID
 
 from jobkit.domain.errors import Unavailable
@@ -48,9 +49,10 @@ class Publisher:
         self._unsettled: set[UUID] = set()
         self._orphans: set[UUID] = set()
         self._taking = asyncio.Lock()
-        publish = dispatcher.publish if messaging is None else messaging.counted(dispatcher.publish)
-        self._batches: Batcher[Dispatch, bool] = Batcher(
-            publish, max_items=500, lanes=8, rhythm=Rhythm(late=UNCONFIRMED_SECONDS)
+        self._tell = dispatcher.publish if messaging is None else messaging.counted(dispatcher.publish)
+        # What is handed over together stays together, and weighs as much as it holds.
+        self._batches: Batcher[Sequence[Dispatch], Sequence[bool]] = Batcher(
+            self._publish_all, max_bytes=500, size=len, lanes=8, rhythm=Rhythm(late=UNCONFIRMED_SECONDS)
         )
         # Shared as well: a broker that goes away under load fails many publishes at once.
         self._disowning: Batcher[UUID, bool] = Batcher(self._orphan, max_items=500)
@@ -95,16 +97,26 @@ class Publisher:
         await self._publish(batch)
 
     async def _publish(self, batch: Sequence[Dispatch]) -> None:
-        futures = [self._batches.add(item) for item in batch]
-        done = await asyncio.gather(*futures, return_exceptions=True)
-        failed = {i.token.job_id for i, ok in zip(batch, done, strict=True) if ok is not True}
-        self._unsettled.difference_update(i.token.job_id for i in batch if i.token.job_id not in failed)
-        self._orphans |= failed
+        (done,) = await asyncio.gather(self._batches.add(batch), return_exceptions=True)
+        answers = [False] * len(batch) if isinstance(done, BaseException) else done
+        ids = [item.token.job_id for item in batch]
+        failed = [job_id for job_id, ok in zip(ids, answers, strict=True) if not ok]
+        self._unsettled.difference_update(ids)
+        self._unsettled.update(failed)
+        self._orphans.update(failed)
         await self._disown(failed)
+
+    async def _publish_all(self, batches: Sequence[Sequence[Dispatch]]) -> Sequence[Sequence[bool]]:
+        """Those that wait together, as one."""
+        if len(batches) == 1:
+            return [await self._tell(batches[0])]
+        done = iter(await self._tell([item for batch in batches for item in batch]))
+        return [list(islice(done, len(batch))) for batch in batches]
 
     async def _disown(self, ids: Iterable[UUID]) -> None:
         """What the broker did not take becomes nobody's."""
-        await asyncio.gather(*(self._disowning.add(job_id) for job_id in ids))
+        if waiting := [self._disowning.add(job_id) for job_id in ids]:
+            await asyncio.gather(*waiting)
 
     async def _orphan(self, ids: Sequence[UUID]) -> Sequence[bool]:
         """While the database is away too, the ids stay unsettled and the next beat tries again."""

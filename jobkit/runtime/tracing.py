@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from uuid import UUID
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -55,14 +56,14 @@ class Tracing:
         flags = "01" if decision is Decision.RECORD_AND_SAMPLE else "00"
         return TraceContext("-".join((version, trace_id, parent, flags)), "", carried.baggage)
 
-    def publish(self, job_type: str, job_id: str, parent: TraceContext) -> TraceContext:
+    def publish(self, job_type: str, job_id: UUID, parent: TraceContext) -> TraceContext:
         """The PRODUCER span of a submit; returns the context to put on the token."""
         if self._tracer is None:
             return parent
         name = f"publish {sent_to(job_type)}"
         attributes: dict[str, str | int] = {
             **_messaging(job_type),
-            "messaging.message.id": job_id,
+            "messaging.message.id": str(job_id),
             "messaging.operation.type": "send",
         }
         with self._tracer.start_as_current_span(

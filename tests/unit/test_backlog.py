@@ -39,7 +39,7 @@ def backlog(counts: Any, limit: int = 3) -> Backlog:
 def fill(backlog: Backlog, number: int, job_type: str = "email", *, accepted: bool = True) -> None:
     for _ in range(number):
         backlog.let_in(job_type)
-        backlog.came(job_type, accepted=accepted)
+        backlog.came(job_type, 1, int(accepted))
 
 
 def is_full(backlog: Backlog, job_type: str = "email") -> bool:
@@ -47,7 +47,7 @@ def is_full(backlog: Backlog, job_type: str = "email") -> bool:
         backlog.let_in(job_type)
     except Exhausted:
         return True
-    backlog.came(job_type, accepted=False)
+    backlog.came(job_type, 1, 0)
     return False
 
 
@@ -61,7 +61,7 @@ async def test_what_is_on_its_way_counts_before_it_is_accepted(counts: Counts) -
     assert refused.value.retry_after.total_seconds() > 0
     assert refused.value.metadata == {"jobType": "email", "limit": "3"}
     assert not is_full(backlog_, "sms")
-    backlog_.came("email", accepted=False)
+    backlog_.came("email", 1, 0)
     assert not is_full(backlog_)
 
 

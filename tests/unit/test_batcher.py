@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from jobkit.runtime.batcher import Batcher, Rhythm
+from tests.model.timeless import TimelessLoop
 
 
 class Work:
@@ -114,8 +115,8 @@ async def test_a_late_batch_holds_nobody_up(work: Work) -> None:
     assert await asyncio.gather(first, second) == [0, 2]
 
 
-async def test_batches_of_callers_that_overlap_begin_apart(work: Work) -> None:
-    batcher: Batcher[int, int] = Batcher(work, rhythm=Rhythm(apart=60))
+async def test_a_batch_of_callers_that_overlap_waits_for_others(work: Work) -> None:
+    batcher: Batcher[int, int] = Batcher(work, rhythm=Rhythm(crowd=60))
     first = await blocked(work, batcher)
     second = batcher.add(1)
     work.go.set()
@@ -127,8 +128,8 @@ async def test_batches_of_callers_that_overlap_begin_apart(work: Work) -> None:
     assert not second.done()
 
 
-async def test_a_full_batch_does_not_wait_to_begin_apart(work: Work) -> None:
-    batcher: Batcher[int, int] = Batcher(work, rhythm=Rhythm(apart=60), max_items=2)
+async def test_a_full_batch_waits_for_nobody(work: Work) -> None:
+    batcher: Batcher[int, int] = Batcher(work, rhythm=Rhythm(crowd=60), max_items=2)
     first = await blocked(work, batcher)
     rest = [batcher.add(n) for n in (1, 2)]
     work.go.set()
@@ -136,18 +137,55 @@ async def test_a_full_batch_does_not_wait_to_begin_apart(work: Work) -> None:
 
 
 async def test_a_lone_caller_waits_for_nobody_however_often_it_comes(work: Work) -> None:
-    batcher: Batcher[int, int] = Batcher(work, rhythm=Rhythm(apart=60))
+    batcher: Batcher[int, int] = Batcher(work, rhythm=Rhythm(crowd=60))
     assert [await batcher.do(n) for n in (1, 2, 3)] == [2, 4, 6]
     assert work.batches == [[1], [2], [3]]
 
 
-async def test_what_waited_to_begin_apart_begins_in_time(work: Work) -> None:
-    batcher: Batcher[int, int] = Batcher(work, rhythm=Rhythm(apart=0.01))
+async def test_what_waited_for_others_begins_in_time(work: Work) -> None:
+    batcher: Batcher[int, int] = Batcher(work, rhythm=Rhythm(crowd=0.01))
     first = await blocked(work, batcher)
     rest = [batcher.add(n) for n in (1, 2)]
     work.go.set()
     assert await asyncio.gather(first, *rest) == [0, 2, 4]
     assert work.batches == [[0], [1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("gap", "begins", "holds"),
+    [
+        pytest.param(0.002, 0.003, 2, id="few come"),
+        pytest.param(0.0005, 0.012, 24, id="many come"),
+        pytest.param(0.0001, 0.006, 60, id="more than enough come"),
+    ],
+)
+def test_a_crowd_is_waited_for_as_long_as_it_comes_in_numbers(gap: float, begins: float, holds: int) -> None:
+    with asyncio.Runner(loop_factory=TimelessLoop) as runner:
+        began, size = runner.run(_steady_crowd(gap))
+    assert began == pytest.approx(begins, abs=0.0005)
+    assert abs(size - holds) <= 1
+
+
+async def _steady_crowd(gap: float) -> tuple[float, int]:
+    """When the batch that waited began, by its first caller's clock, and how many it held."""
+    loop = asyncio.get_running_loop()
+    batches: list[tuple[float, int]] = []
+
+    async def work(items: Sequence[int]) -> Sequence[int]:
+        batches.append((loop.time(), len(items)))
+        await asyncio.sleep(0.0001)
+        return items
+
+    batcher: Batcher[int, int] = Batcher(work, rhythm=Rhythm(crowd=0.003, longest=0.012))
+    batcher.add(0)
+    await asyncio.sleep(0.00005)
+    first = loop.time()
+    while len(batches) < 2:
+        batcher.add(1)
+        await asyncio.sleep(gap)
+    await batcher.drain()
+    began, size = batches[1]
+    return began - first, size
 
 
 async def test_a_batch_is_bounded_by_items(work: Work) -> None:

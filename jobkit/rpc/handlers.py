@@ -1,9 +1,9 @@
-"""The gRPC door: one interceptor that takes every call through `Door`."""
+"""The gRPC door: every handler wrapped, so that every call goes through `Door`."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -16,32 +16,45 @@ from jobkit.rpc.trace import incoming_trace, sane_request_id, trace_id
 if TYPE_CHECKING:  # only the stubs know these classes as generic
     Handler = grpc.RpcMethodHandler[Any, Any]
     Context = grpc.aio.ServicerContext[Any, Any]
+    Metadata = Iterable[tuple[str, str | bytes]]
 
 REQUEST_ID = "x-request-id"
 INFRASTRUCTURE = "grpc."  # the packages of health, reflection and channelz
 
 
-class DoorInterceptor(grpc.aio.ServerInterceptor):
-    """Rich errors, trace context, request id, in-flight bound and metrics for calls of every shape."""
+class DoorHandlers(grpc.GenericRpcHandler):
+    """Rich errors, trace context, request id, in-flight bound and metrics for calls of every shape.
+
+    To the generated `add_XServicer_to_server` it is the server, and to the server it is the one handler of all
+    methods. A server takes calls of each *registered* method by a task of its own, and looks at all of these tasks
+    for every call, and an interceptor is two coroutines more: so nothing is registered, and what an interceptor would
+    do for each call is done once for each method.
+    """
 
     def __init__(self, door: Door) -> None:
         self._door = door
-        # A method's handler never changes while a server lives, and only methods that exist get here.
+        self._added: list[grpc.GenericRpcHandler] = []
+        # Methods are bounded: only those that exist get in.
         self._wrapped: dict[str, Handler] = {}
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler:
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """What generated code does with a server."""
+        self._added.extend(handlers)
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
+        """The same handlers once more, for servers that look them up by name."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
+        """The handler of a call; one that refuses it where there is no such method."""
         path = str(handler_call_details.method)
         known = self._wrapped.get(path)
         if known is not None:
             return known
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return _unknown_method(path)
-        return self._wrapped.setdefault(path, self._wrap(path.lstrip("/"), handler))
+        for added in self._added:
+            handler = added.service(handler_call_details)
+            if handler is not None:
+                return self._wrapped.setdefault(path, self._wrap(path.lstrip("/"), handler))
+        return _unknown_method(path)
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
         codecs = (handler.request_deserializer, handler.response_serializer)
@@ -63,14 +76,16 @@ class DoorInterceptor(grpc.aio.ServerInterceptor):
 
     def _single(self, method: str, inner: Any) -> Callable[[Any, Context], Awaitable[Any]]:
         bounded = not method.startswith(INFRASTRUCTURE)
+        awaited = inspect.iscoroutinefunction(inner)
 
         async def behaviour(request: Any, context: Context) -> Any:
-            metadata = _text_metadata(context)
-            request_id = await _echo_request_id(context, metadata)
+            metadata = context.invocation_metadata() or ()
+            if request_id := _request_id(metadata):
+                await _echo(context, request_id)
             try:
                 with self._door.passing(method, incoming_trace(metadata), request_id, bounded=bounded):
                     answer = inner(request, context)
-                    return await answer if inspect.isawaitable(answer) else answer
+                    return await answer if awaited else answer
             except CallFailed as failed:
                 await _abort(context, failed, request_id)
 
@@ -80,8 +95,9 @@ class DoorInterceptor(grpc.aio.ServerInterceptor):
         bounded = not method.startswith(INFRASTRUCTURE)
 
         async def behaviour(request: Any, context: Context) -> AsyncIterator[Any]:
-            metadata = _text_metadata(context)
-            request_id = await _echo_request_id(context, metadata)
+            metadata = context.invocation_metadata() or ()
+            if request_id := _request_id(metadata):
+                await _echo(context, request_id)
             try:
                 with self._door.passing(method, incoming_trace(metadata), request_id, bounded=bounded):
                     answer = inner(request, context)
@@ -96,18 +112,18 @@ class DoorInterceptor(grpc.aio.ServerInterceptor):
         return behaviour
 
 
-def _text_metadata(context: Context) -> list[tuple[str, str | bytes]]:
-    return [(key, value) for key, value in context.invocation_metadata() or ()]
-
-
-async def _echo_request_id(context: Context, metadata: list[tuple[str, str | bytes]]) -> str:
-    """The caller's request id, sent back at once and again with the end; "" where it gave none."""
+def _request_id(metadata: Metadata) -> str:
+    """The caller's; "" where it gave none."""
     for key, value in metadata:
         if key == REQUEST_ID and isinstance(value, str) and (request_id := sane_request_id(value)):
-            context.set_trailing_metadata(((REQUEST_ID, request_id),))
-            await context.send_initial_metadata(((REQUEST_ID, request_id),))
             return request_id
     return ""
+
+
+async def _echo(context: Context, request_id: str) -> None:
+    """At once, and again with the end."""
+    context.set_trailing_metadata(((REQUEST_ID, request_id),))
+    await context.send_initial_metadata(((REQUEST_ID, request_id),))
 
 
 async def _abort(context: Context, failed: CallFailed, request_id: str) -> None:
@@ -121,7 +137,7 @@ def _unknown_method(path: str) -> Handler:
     counted: the name is the caller's invention."""
 
     async def refuse(requests: Any, context: Context) -> None:
-        trace = trace_id(incoming_trace(_text_metadata(context)))
+        trace = trace_id(incoming_trace(context.invocation_metadata() or ()))
         rich = rpc_status.to_status(to_status(Unimplemented(path.lstrip("/")), trace))
         await context.abort(rich.code, rich.details, tuple(rich.trailing_metadata))
 
