@@ -35,7 +35,7 @@ class Claimer:
 
     async def claim(self, job_id: UUID) -> ClaimedJob | Miss:
         """A job whose lease ran out is taken over, but not before we saw the database through a whole lease."""
-        answer = await self._batches.do(job_id)
+        answer = await self._batches.add(job_id)
         if isinstance(answer, ClaimedJob) or answer.expired is None:
             return answer
         blind = self.sight.clear_in()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from jobkit.domain.attribution import attribute, blamed, spoken_for
 from jobkit.domain.breaker import Outcome as Sighting
 from jobkit.domain.job import ClaimedJob
+from jobkit.domain.lean import lean
 from jobkit.domain.outcome import Deferred, Failed, Outcome, Succeeded
 from worker.breaker import Breaker
 
@@ -31,6 +32,7 @@ class Probe:
     trials: tuple[str, ...] = ()
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What an attempt said, by the breakers that it is about."""
@@ -92,6 +94,11 @@ class Gate:
     def spared(self) -> frozenset[str]:
         """Ids of jobs that failed as the last probe: others go first."""
         return frozenset(b.record.spared for b in self.breakers if b.record.spared)
+
+    @property
+    def makes_wait(self) -> bool:
+        """Whether an attempt has to wait for its `turn`."""
+        return any(breaker.hesitates or breaker.crowded for breaker in self.breakers)
 
     async def turn(self) -> None:
         """Returns once an attempt that is claimed may begin, or the gate is shut. Jobs are claimed many at a time:

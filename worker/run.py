@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from jobkit.domain.job import ClaimedJob
+from jobkit.domain.lean import lean
 from jobkit.domain.outcome import API_TIMEOUT, Interrupted, Outcome, Succeeded
 from jobkit.handling import Handler, JobContext
 from worker.threads import LaneThreads
 from worker.verdict import failed, is_deliberate, outcome_of_error, outcome_of_result
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What is to be run, with what, and for how long."""

@@ -13,6 +13,7 @@ from datetime import timedelta
 
 from jobkit.domain.errors import Unavailable
 from jobkit.domain.job import ClaimedJob, Token
+from jobkit.domain.lean import lean
 from jobkit.domain.outcome import Deferred, Interrupted, Outcome
 from jobkit.domain.retry import Postpone, Release, Retry, RetryPolicy, decide_next, rung_at_least
 from jobkit.ports import Dispatch, Miss
@@ -31,6 +32,9 @@ from worker.watch import Watch
 
 _log = logging.getLogger(__name__)
 
+# Not written out where it is asked: a union is made anew each time.
+GOES_ON = (Release, Retry, Postpone)
+
 
 @dataclass(frozen=True, slots=True)
 class ProbeAnswer:
@@ -40,6 +44,7 @@ class ProbeAnswer:
     answer: Answer | None = None
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class Ran:
     """How an attempt went for whoever paces the next: `good`, or refused, or (None) neither; the handler took `took`
@@ -89,7 +94,8 @@ class Runner:
         job = await self._claim(hand)
         if job is None:
             return None
-        await gate.turn()
+        if gate.makes_wait:
+            await gate.turn()
         began = gate.generations
         if not gate.admits:
             # It was shut while we claimed: back to its place, unburned.
@@ -175,7 +181,7 @@ class Runner:
             delay = parts.budgets.retry(job.job_type, decision.delay)
             decision = replace(decision, delay=delay)
         # What goes back goes by the token if we still have it, and then we must keep it until it has gone.
-        goes_on = isinstance(decision, Release | Retry | Postpone)
+        goes_on = isinstance(decision, GOES_ON)
         has_token = hand.keep() if goes_on else not hand.let_go
         try:
             await parts.claims.flush_progress(job)

@@ -22,6 +22,9 @@ from jobkit.runtime.publisher import Publisher
 _log = logging.getLogger(__name__)
 
 MAX_WAIT = 2.0
+# Not written out where they are asked: a union is made anew each time.
+WAITS = (Retry, Postpone)
+FAILS = (Retry, Isolate)
 
 
 class Settler:
@@ -38,15 +41,17 @@ class Settler:
     ) -> bool:
         """Record `decision`; True once it stands, False when the claim was lost and nothing was written. Without a
         token, a job that goes on is nobody's: should this process die now, no token would come again."""
-        step = ladder_step(decision.delay) if isinstance(decision, Retry | Postpone) else None
-        if isinstance(decision, Retry | Postpone) and step is not None:
-            decision = replace(decision, delay=timedelta(milliseconds=step))
+        step = None
+        if isinstance(decision, WAITS):
+            step = ladder_step(decision.delay)
+            if step is not None:
+                decision = replace(decision, delay=timedelta(milliseconds=step))
         # Who answers for the token: this session when it goes back through the broker; nobody, hence the
         # overdue reconciler, for a wait that is too long for it.
         ours = has_token and (step is not None or isinstance(decision, Release))
         session = self._publisher.session if ours else None
-        error = decision.error if isinstance(decision, Retry | Isolate) else None
-        done = await self._batches.do(
+        error = decision.error if isinstance(decision, FAILS) else None
+        done = await self._batches.add(
             Settlement(Held(job.job_id, job.delivery), decision, self._history(job, error, took), session)
         )
         if done and step is not None and has_token:

@@ -7,25 +7,11 @@ convicted for having been a bystander.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 # From the second loss in a row on.
 SUSPECT_LOSSES = 2
-
-
-class _Shared:
-    """Not a generator: every run of every job goes through it. It has no state of its own, so one serves all."""
-
-    def __init__(self, enter: Callable[[], Awaitable[None]], leave: Callable[[], Awaitable[None]]) -> None:
-        self._enter = enter
-        self._leave = leave
-
-    async def __aenter__(self) -> None:
-        await self._enter()
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._leave()
 
 
 class Solitude:
@@ -47,18 +33,14 @@ class Solitude:
         self._alone = False
         self._turn = asyncio.Lock()
         self._changed = asyncio.Condition()
-        self._shared = _Shared(self._enter, self._leave)
 
-    def shared(self) -> AbstractAsyncContextManager[None]:
-        """Around an ordinary run; waits while a suspect runs."""
-        return self._shared
-
-    async def _enter(self) -> None:
+    async def __aenter__(self) -> None:
+        """Around an ordinary run; waits while a suspect runs. Every job goes through it, hence no generator."""
         if self._alone:  # this one's claim was under way when the process was reserved
             await self._until_let_in()
         self._sharing += 1
 
-    async def _leave(self) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._sharing -= 1
         if self._suspects and not self._sharing:
             await self._tell()

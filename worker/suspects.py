@@ -38,7 +38,7 @@ class Suspects:
     async def run(self, job: ClaimedJob) -> Outcome:
         """The job's outcome; raises nothing but CancelledError."""
         if job.losses < SUSPECT_LOSSES:
-            async with self._solitude.shared():
+            async with self._solitude:
                 return await self._run(job)
         if job.losses_alone >= self._max_losses:
             _log.error("convicted as poison after %d losses alone", job.losses_alone, extra=_about(job))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter as Tally
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import TracebackType
 from uuid import UUID
 
@@ -22,6 +23,7 @@ from jobkit.runtime.tracing import Tracing
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 # A watch lapses by itself: the waiter's jobapi repeats it while it waits.
 WATCH_SECONDS = 60.0
+ENDS: Mapping[type[Decision], str] = {Complete: "succeeded", Isolate: "quarantined", Cancel: "cancelled"}
 
 
 class Watch:
@@ -70,7 +72,7 @@ class Watch:
         self._attempts_of = lru_cache(CHILDREN)(self._attempts.labels)
         self._duration_of = lru_cache(CHILDREN)(self._duration.labels)
         self._queued_of = lru_cache(CHILDREN)(self._queued.labels)
-        self._running_of = lru_cache(CHILDREN)(self._running.labels)
+        self._runs: Tally[str] = Tally()
 
     def attempt(self, job: ClaimedJob) -> AbstractContextManager[Callable[[Outcome], None]]:
         """Around one run; what it yields is told the outcome."""
@@ -80,11 +82,13 @@ class Watch:
         """A run has begun."""
         if job.delivery == 1:
             self._queued_of(job.job_type).observe(max((job.start_time - job.create_time).total_seconds(), 0))
-        self._running_of(job.job_type).inc()
+        if job.job_type not in self._runs:
+            self._running.labels(job.job_type).set_function(partial(self._runs.__getitem__, job.job_type))
+        self._runs[job.job_type] += 1
 
     def over(self, job: ClaimedJob, took: float, outcome: Outcome | None) -> None:
         """It is over after so many seconds; without an outcome when it was given up."""
-        self._running_of(job.job_type).dec()
+        self._runs[job.job_type] -= 1
         self._duration_of(job.job_type).observe(took)
         if outcome is not None:
             name, code = _labels(outcome)
@@ -95,8 +99,7 @@ class Watch:
         """The decision stands in the database."""
         if isinstance(decision, Retry):
             return
-        ends = {Complete: "succeeded", Isolate: "quarantined", Cancel: "cancelled"}
-        end = ends.get(type(decision))
+        end = ENDS.get(type(decision))
         if end is not None:
             self._finished_of(job.job_type, end).inc()
             if self._watched.pop(job.job_id, None) is not None:

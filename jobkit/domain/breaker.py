@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from uuid import UUID
 
+from jobkit.domain.lean import lean
+
 TRANSITIONS_KEPT = 16
 SAMPLES_KEPT = 5  # workers, jobs and traces named in a transition's proof
 SLOW_CALL = "SLOW_CALL"  # counted like an error code, against a rate of its own
@@ -175,6 +177,7 @@ class BreakerPolicy:
         return replace(attempt, code=SLOW_CALL if slow else own, slow=slow, ignored=ignored)
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """One finished attempt as evidence: its error code, "" for a success, SLOW_CALL for a `slow` one. What is

@@ -8,6 +8,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
 
+from jobkit.domain.lean import lean
+
 DEFAULT_ERROR_CODES = frozenset({"API_TIMEOUT", "NETWORK_ERROR", "VALIDATION_ERROR"})
 HISTORY_LIMIT = 20
 
@@ -87,6 +89,7 @@ class OnOpen(StrEnum):
     REJECT = "REJECT"
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class TraceContext:
     """W3C trace context, as the three header values; "" where absent. A `fresh` one was made up for a caller who
@@ -101,6 +104,7 @@ class TraceContext:
 NO_TRACE = TraceContext()
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class Token:
     """What lies on the queue: which job may run next. `attempt` is from 1."""
@@ -111,6 +115,7 @@ class Token:
     trace: TraceContext = NO_TRACE
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class NewJob:
     """A validated submit. `payload` is a JSON object in UTF-8; `content_hash` decides whether a repeated
@@ -158,6 +163,7 @@ class Quarantine:
     until: datetime | None = None
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class Job:
     """A job as a reader sees it: a held one has state QUARANTINED and says why."""
@@ -192,6 +198,7 @@ class Job:
         return self.quarantine is not None and not self.quarantine.reason.by_hold
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class ClaimedJob:
     """What a worker gets with a claim. `delivery` is the fence: renewal, progress and settle carry it.

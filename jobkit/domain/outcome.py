@@ -8,12 +8,14 @@ from datetime import timedelta
 from enum import StrEnum
 
 from jobkit.domain.job import JobError
+from jobkit.domain.lean import lean
 
 API_TIMEOUT = "API_TIMEOUT"
 NETWORK_ERROR = "NETWORK_ERROR"
 VALIDATION_ERROR = "VALIDATION_ERROR"
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class Succeeded:
     """The handler returned; `result` is a JSON object in UTF-8, or None."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from jobkit.domain.job import ClaimedJob, JobError, QuarantineReason
+from jobkit.domain.lean import lean
 from jobkit.domain.outcome import Convicted, Deferred, Failed, Interrupted, Outcome, Succeeded
 
 # Milliseconds. Each step is a delay queue on the broker; longer waits stay in the database.
@@ -30,6 +31,7 @@ class RetryPolicy:
     retry_permanent: bool = False
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class Complete:
     """Record success."""

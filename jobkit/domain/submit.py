@@ -11,6 +11,7 @@ from uuid import UUID
 
 from jobkit.domain.errors import FieldViolation, InvalidJob
 from jobkit.domain.job import NO_TRACE, NewJob, OnOpen, TraceContext
+from jobkit.domain.lean import lean
 
 JOB_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 LABEL_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -22,6 +23,7 @@ MAX_TIMEOUT = timedelta(days=1)
 JOB_TYPE_RULE = "must be 1 to 128 characters, letters, digits and . _ : -, and start with a letter or a digit"
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class Submit:
     """A submit before it is checked. `payload` is a JSON object in UTF-8, or None when it was not given."""

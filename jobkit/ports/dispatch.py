@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from jobkit.domain.job import Token
+from jobkit.domain.lean import lean
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class Dispatch:
     """A token to publish; `delay` is 0 or a rung of `retry.LADDER`, in milliseconds."""

@@ -10,9 +10,11 @@ from uuid import UUID
 
 from jobkit.domain.filter import JobFilter, PageToken
 from jobkit.domain.job import Attempt, ClaimedJob, Job, NewJob, Token
+from jobkit.domain.lean import lean
 from jobkit.domain.retry import Decision
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class Accepted:
     """The answer to one submit: `existed` when its request_id had been seen before with the same content."""
@@ -32,6 +34,7 @@ class Intake(Protocol):
         then nothing may be called accepted."""
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class Held:
     """A live claim as its worker holds it: the fence is `delivery`."""
@@ -48,6 +51,7 @@ class Lease:
     lease_until: int
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class Miss:
     """Why a token got no claim. `retry_in` is set when the token should come back after that time: the job
@@ -58,6 +62,7 @@ class Miss:
     expired: Lease | None = None
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class Settlement:
     """What to write about one finished run. `at` is the fence, `entry` the attempt for the history."""

@@ -216,7 +216,7 @@ async def test_solitude_is_free_again_after_a_failure() -> None:
             raise RuntimeError("the run failed")
     except RuntimeError:
         pass
-    async with solitude.shared():
+    async with solitude:
         pass
 
 

@@ -12,11 +12,13 @@ from selfheal.queue.v1.job_message_pb2 import JobMessage
 
 from jobkit.adapters.rabbitmq import names
 from jobkit.domain.job import NO_TRACE, Token, TraceContext
+from jobkit.domain.lean import lean
 from jobkit.ports import Dispatch
 
 CONTENT_TYPE = "application/x-protobuf"
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class Outgoing:
     """A message as it goes to the broker, always persistent. `label` begins its message id."""
@@ -58,7 +60,7 @@ def decode(
 
     A token of another type is none either: it would be claimed by a worker that has no handler for it.
     """
-    if content_type not in {None, "", CONTENT_TYPE}:
+    if content_type and content_type != CONTENT_TYPE:
         return None
     try:
         message = JobMessage.FromString(body)

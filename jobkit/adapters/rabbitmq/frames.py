@@ -24,6 +24,7 @@ from aiormq.exceptions import AMQPConnectionError
 from yarl import URL
 
 from jobkit.adapters.rabbitmq.header import Properties, read_header
+from jobkit.domain.lean import lean
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ _ALIVE_SECONDS = 1.0
 _READ_AHEAD = 1 << 20  # bytes that may wait for the library; what is delivered is bounded by the prefetch
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class Arrived:
     """A delivery."""

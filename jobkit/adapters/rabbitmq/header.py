@@ -15,6 +15,7 @@ from typing import Any
 from pamqp import decode, encode
 
 from jobkit.adapters.rabbitmq.codec import Outgoing
+from jobkit.domain.lean import lean
 
 # Frame type 2, channel, length; class 60, weight 0, body size, flags.
 _START = struct.Struct(">BHIHHQH")
@@ -67,6 +68,7 @@ def _short(text: str) -> bytes:
 _name = lru_cache(256)(_short)
 
 
+@lean
 @dataclass(frozen=True, slots=True)
 class Properties:
     """What a delivery's header says, as far as it is of use. Where it cannot be read, the content type is
