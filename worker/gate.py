@@ -61,7 +61,8 @@ class _Attempt:
 
 
 class Gate:
-    """Cheap to ask: comparisons in memory."""
+    """Cheap to ask, several times a job: comparisons in memory, and plain loops, since a generator costs more than
+    what it looks at."""
 
     def __init__(self, job_type: str, breakers: Sequence[Breaker], depends_on: Sequence[str]) -> None:
         self.job_type = job_type
@@ -74,12 +75,18 @@ class Gate:
     @property
     def admits(self) -> bool:
         """Whether jobs flow."""
-        return all(breaker.admits for breaker in self.breakers)
+        for breaker in self.breakers:  # noqa: SIM110 - see the class
+            if not breaker.admits:
+                return False
+        return True
 
     @property
     def hesitates(self) -> bool:
         """Whether a moment's wait may spare a call: see `Breaker.hesitates`."""
-        return any(breaker.hesitates for breaker in self.breakers)
+        for breaker in self.breakers:  # noqa: SIM110
+            if breaker.hesitates:
+                return True
+        return False
 
     @property
     def generations(self) -> Generations:
@@ -98,7 +105,10 @@ class Gate:
     @property
     def makes_wait(self) -> bool:
         """Whether an attempt has to wait for its `turn`."""
-        return any(breaker.hesitates or breaker.crowded for breaker in self.breakers)
+        for breaker in self.breakers:  # noqa: SIM110
+            if breaker.hesitates or breaker.crowded:
+                return True
+        return False
 
     async def turn(self) -> None:
         """Returns once an attempt that is claimed may begin, or the gate is shut. Jobs are claimed many at a time:

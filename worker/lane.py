@@ -245,7 +245,7 @@ class TypeLane:
 
     def _pump(self) -> None:
         """Start what may start: the gate open, the slots of the process and of the fleet allowing it."""
-        if self._draining or not self._admits:
+        if not self._inbox or self._draining or not self._admits:
             return
         while self._inbox and not self._gate.hesitates and self._has_room() and not self._must_wait():
             hand = self._inbox.popleft()
