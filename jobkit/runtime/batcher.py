@@ -29,7 +29,7 @@ CROWD = 4
 # While so many come in each `crowd`, a batch waits for more of them,
 COMING = 4
 # until there are so many: they are worth its price.
-WORTH = 32
+WORTH = 24
 
 
 @dataclass(frozen=True, slots=True)

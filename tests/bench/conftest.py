@@ -24,7 +24,7 @@ from tests.bench.stand import Sizes, Stand
 
 HERE = Path(__file__).parent
 ORDER = tuple(
-    f"test_{name}" for name in ("submit", "drain", "latency", "stream", "dev", "cost", "idle", "peers")
+    f"test_{name}" for name in ("submit", "drain", "latency", "stream", "dev", "cost", "idle", "memory", "peers")
 )
 HEADING = pytest.StashKey[list[str]]()
 REPORT = pytest.StashKey[Report]()
@@ -40,6 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--large", action="store_true", help="also a million waiting, a thousand types, ten million done"
     )
+    group.addoption("--minutes", type=float, default=0.0, help="how long `-k memory` lasts (0: left out)")
     group.addoption("--write", type=Path, help="page that gets the tables, each section between its markers")
 
 
@@ -134,6 +135,11 @@ def scale(request: pytest.FixtureRequest) -> Report:
 @pytest.fixture
 def large(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--large"))
+
+
+@pytest.fixture
+def minutes(request: pytest.FixtureRequest) -> float:
+    return float(request.config.getoption("--minutes"))
 
 
 @pytest.fixture

@@ -34,11 +34,20 @@ def cpu_seconds(pid: int) -> float | None:
 
 def peak_memory(pid: int) -> float | None:
     """The most resident memory so far, in MiB."""
+    return _status(pid, "VmHWM")
+
+
+def own_memory(pid: int) -> float | None:
+    """Resident memory that no file is behind, in MiB."""
+    return _status(pid, "RssAnon")
+
+
+def _status(pid: int, field: str) -> float | None:
     try:
         status = (PROC / str(pid) / "status").read_text()
     except OSError:
         return None
-    found = [line for line in status.splitlines() if line.startswith("VmHWM")]
+    found = [line for line in status.splitlines() if line.startswith(field)]
     return int(found[0].split()[1]) / 1024 if found else None
 
 
@@ -184,6 +193,13 @@ class Meter:
             if found:
                 told[name] = sum(found)
         return told
+
+    def own_memory(self) -> dict[str, float]:
+        """MiB by part, of its processes that live, now."""
+        return {
+            name: sum(size for pid in pids if (size := own_memory(pid)) is not None)
+            for name, pids in self._pids.items()
+        }
 
     def _run(self) -> None:
         while not self._stop.wait(PERIOD):

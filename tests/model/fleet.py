@@ -89,7 +89,7 @@ class Doorman:
     """Lets everybody in, as `Admission` where nothing is bounded or held."""
 
     types = SimpleNamespace(mark=lambda name: 0)
-    backlog = SimpleNamespace(came=lambda name, accepted: None)
+    backlog = SimpleNamespace(came=lambda name, ended, accepted: None)
 
     async def prepare(self, names: Collection[str]) -> dict[str, int]:
         return {}

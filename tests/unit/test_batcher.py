@@ -155,8 +155,8 @@ async def test_what_waited_for_others_begins_in_time(work: Work) -> None:
     ("gap", "begins", "holds"),
     [
         pytest.param(0.002, 0.003, 2, id="few come"),
-        pytest.param(0.0005, 0.012, 24, id="many come"),
-        pytest.param(0.0001, 0.006, 60, id="more than enough come"),
+        pytest.param(0.0006, 0.012, 20, id="many come"),
+        pytest.param(0.0001, 0.003, 30, id="more than enough come"),
     ],
 )
 def test_a_crowd_is_waited_for_as_long_as_it_comes_in_numbers(gap: float, begins: float, holds: int) -> None:

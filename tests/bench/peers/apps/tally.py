@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 FLOATS = 3
-CAPACITY = 1_000_000  # notes a process; the file is sparse
+CAPACITY = 10_000_000  # notes a process; the file is sparse
 
 
 class Tally:
