@@ -25,7 +25,7 @@ from tests.bench.stand import Sizes, Stand
 HERE = Path(__file__).parent
 ORDER = tuple(
     f"test_{name}"
-    for name in ("submit", "drain", "latency", "stream", "dev", "cost", "idle", "memory", "peers")
+    for name in ("submit", "drain", "latency", "stream", "dev", "idle", "cost", "memory", "peers")
 )
 HEADING = pytest.StashKey[list[str]]()
 REPORT = pytest.StashKey[Report]()

@@ -187,7 +187,7 @@ class Meter:
     def memory(self) -> dict[str, float]:
         """Peak MiB by part, over its processes that live; of servers what they have now: it may have been more."""
         told: dict[str, float] = {}
-        for name, pids in self._pids.items():
+        for name, pids in self._known().items():
             look = shared_memory if name in self._servers else peak_memory
             found = [size for pid in pids if (size := look(pid)) is not None]
             if found:
@@ -198,8 +198,13 @@ class Meter:
         """MiB by part, of its processes that live, now."""
         return {
             name: sum(size for pid in pids if (size := own_memory(pid)) is not None)
-            for name, pids in self._pids.items()
+            for name, pids in self._known().items()
         }
+
+    def _known(self) -> dict[str, list[int]]:
+        """The sampler goes on finding more."""
+        with self._busy:
+            return {name: list(pids) for name, pids in self._pids.items()}
 
     def _run(self) -> None:
         while not self._stop.wait(PERIOD):

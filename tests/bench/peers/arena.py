@@ -37,7 +37,8 @@ class Arena:
     scores: Scores
 
     def stand(self, who: Contender | Floor, report: Report) -> Stand:
-        environ = {"SELFHEAL_NAMESPACE": self.namespace}
+        # A thousand types, and those of the measurements before.
+        environ = {"SELFHEAL_NAMESPACE": self.namespace, "MAX_JOB_TYPES": "3000"}
         if who is not EMBEDDED:
             environ |= {
                 "DATABASE_URL": self.urls["postgres"],
