@@ -18,6 +18,9 @@ from jobkit.adapters.rabbitmq.link import Link, shut
 from jobkit.adapters.rabbitmq.publisher import Publisher
 from jobkit.ports import Delivery, Dispatch, Undecodable
 
+# Lanes that open, or begin to consume, at a time.
+TURNS = 64
+
 
 class RabbitDispatcher:
     """See `ports.Dispatcher`. `name` is what operators see in the broker's list of connections.
@@ -42,6 +45,7 @@ class RabbitDispatcher:
         self._in = Link(url, f"{name} consume", timeout=timeout)
         self._publisher = Publisher(self._out, confirm_timeout=self._timeout)
         self._lanes: WeakSet[RabbitLane] = WeakSet()
+        self._turn = asyncio.Semaphore(TURNS)
 
     @property
     def available(self) -> bool:
@@ -67,7 +71,14 @@ class RabbitDispatcher:
 
     async def open_lane(self, job_type: str, receive: Callable[[Delivery], None]) -> RabbitLane:
         await self._in.wait()
-        lane = RabbitLane(job_type, receive, link=self._in, publisher=self._publisher, timeout=self._timeout)
+        lane = RabbitLane(
+            job_type,
+            receive,
+            link=self._in,
+            publisher=self._publisher,
+            timeout=self._timeout,
+            turn=self._turn,
+        )
         await lane.open()
         self._lanes.add(lane)
         return lane

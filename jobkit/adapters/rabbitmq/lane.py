@@ -87,7 +87,8 @@ class _Session:
 
 
 class RabbitLane:
-    """See `ports.Lane`. `timeout` in seconds bounds each call to the broker."""
+    """See `ports.Lane`. `timeout` in seconds bounds each call to the broker, but not the wait for a `turn`: lanes
+    share turns of opening and consuming, since a thousand that ask at once wait too long for each other's answers."""
 
     def __init__(
         self,
@@ -97,6 +98,7 @@ class RabbitLane:
         link: Link,
         publisher: Publisher,
         timeout: float,
+        turn: asyncio.Semaphore,
     ) -> None:
         self._job_type = job_type
         self._queue = names.main_queue(job_type)
@@ -107,6 +109,7 @@ class RabbitLane:
         self._session: _Session | None = None
         self._acking: set[asyncio.Task[None]] = set()
         self._busy = asyncio.Lock()
+        self._turn = turn
 
     @property
     def job_type(self) -> str:
@@ -118,13 +121,13 @@ class RabbitLane:
 
     async def open(self) -> None:
         """Open the channel and declare the queue."""
-        async with self._busy:
+        async with self._busy, self._turn:
             await self._opened()
 
     async def consume(self, prefetch: int) -> None:
         if prefetch < 1:
             raise ValueError("a prefetch of 0 would be unlimited")
-        async with self._busy:
+        async with self._busy, self._turn:
             session = await self._opened()
             if session.consuming and session.prefetch == prefetch:
                 return
