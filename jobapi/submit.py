@@ -70,12 +70,7 @@ class Submitter:
     async def submit(self, job: NewJob) -> Accepted:
         """Raises AlreadyExists, Exhausted, Unavailable; once it returns the job is recorded."""
         unfit = await self._prepare((job,))
-        try:
-            future = self._add(job, unfit, self._singles)
-        except SelfhealError:
-            self._publisher.forget((job.job_id,))
-            raise
-        return await future
+        return await self._add(job, unfit, self._singles)
 
     async def submit_many(self, batch: Sequence[NewJob]) -> list[Accepted | Exception]:
         """Each item's answer, in order. Raises Unavailable when nothing could be looked at."""
@@ -85,7 +80,6 @@ class Submitter:
             try:
                 futures.append(self._add(job, unfit, self._many))
             except SelfhealError as error:
-                self._publisher.forget((job.job_id,))
                 futures.append(error)
         return [await _answer(future) for future in futures]
 
@@ -103,6 +97,16 @@ class Submitter:
     def _add(
         self, job: NewJob, unfit: dict[str, int], batches: Batcher[NewJob, Accepted]
     ) -> asyncio.Future[Accepted]:
+        """Into its batch; what is refused is no longer expected."""
+        try:
+            self._check_room()
+            self._admission.check(job, unfit)
+        except BaseException:
+            self._publisher.forget((job.job_id,))
+            raise
+        return batches.add(job)
+
+    def _check_room(self) -> None:
         singles, many = self._singles, self._many
         if (
             singles.pending + many.pending >= MAX_WAITING
@@ -114,8 +118,6 @@ class Submitter:
                 retry_after=RETRY_AFTER,
                 metadata={"limit": str(MAX_WAITING)},
             )
-        self._admission.check(job, unfit)
-        return batches.add(job)
 
     async def _insert(self, batch: Sequence[NewJob]) -> Sequence[Accepted | Exception]:
         publisher = self._publisher

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter as Tally
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import lru_cache, partial
+from functools import lru_cache
 from types import TracebackType
 from uuid import UUID
 
@@ -16,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from jobkit.domain.job import ClaimedJob
 from jobkit.domain.outcome import Convicted, Deferred, Failed, Interrupted, Outcome, Succeeded
 from jobkit.domain.retry import Cancel, Complete, Decision, Isolate, Retry
+from jobkit.level import Level
 from jobkit.runtime.finished import CHILDREN, finished
 from jobkit.runtime.messaging import MessagingMetrics
 from jobkit.runtime.tracing import Tracing
@@ -64,15 +64,14 @@ class Watch:
             registry=registry,
             buckets=SECONDS,
         )
-        self._running = Gauge(
-            "selfheal_jobs_running", "Attempts running now.", ["job_type"], registry=registry
+        self._running = Level(
+            Gauge("selfheal_jobs_running", "Attempts running now.", ["job_type"], registry=registry)
         )
         # Looking a child up by its labels costs more than counting with it, five times a job. Types are bounded.
         self._finished_of = finished(registry)
         self._attempts_of = lru_cache(CHILDREN)(self._attempts.labels)
         self._duration_of = lru_cache(CHILDREN)(self._duration.labels)
         self._queued_of = lru_cache(CHILDREN)(self._queued.labels)
-        self._runs: Tally[str] = Tally()
 
     def attempt(self, job: ClaimedJob) -> AbstractContextManager[Callable[[Outcome], None]]:
         """Around one run; what it yields is told the outcome."""
@@ -82,13 +81,11 @@ class Watch:
         """A run has begun."""
         if job.delivery == 1:
             self._queued_of(job.job_type).observe(max((job.start_time - job.create_time).total_seconds(), 0))
-        if job.job_type not in self._runs:
-            self._running.labels(job.job_type).set_function(partial(self._runs.__getitem__, job.job_type))
-        self._runs[job.job_type] += 1
+        self._running.up(job.job_type)
 
     def over(self, job: ClaimedJob, took: float, outcome: Outcome | None) -> None:
         """It is over after so many seconds; without an outcome when it was given up."""
-        self._runs[job.job_type] -= 1
+        self._running.down(job.job_type)
         self._duration_of(job.job_type).observe(took)
         if outcome is not None:
             name, code = _labels(outcome)

@@ -20,4 +20,9 @@ def lean(made: type[T]) -> type[T]:
 
 
 def _as_declared(declared: Field[Any]) -> Any:
-    return field(default=declared.default, default_factory=declared.default_factory, init=declared.init)
+    return field(
+        default=declared.default,
+        default_factory=declared.default_factory,
+        init=declared.init,
+        kw_only=declared.kw_only,
+    )

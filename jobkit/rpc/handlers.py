@@ -20,6 +20,13 @@ if TYPE_CHECKING:  # only the stubs know these classes as generic
 
 REQUEST_ID = "x-request-id"
 INFRASTRUCTURE = "grpc."  # the packages of health, reflection and channelz
+# By whether the request and the response are streams.
+_SHAPES: Mapping[tuple[bool, bool], tuple[str, Callable[..., Handler]]] = {
+    (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
+    (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
+    (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
+    (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
+}
 
 
 class DoorHandlers(grpc.GenericRpcHandler):
@@ -57,22 +64,10 @@ class DoorHandlers(grpc.GenericRpcHandler):
         return _unknown_method(path)
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
-        codecs = (handler.request_deserializer, handler.response_serializer)
-        if handler.response_streaming:
-            inner = handler.stream_stream if handler.request_streaming else handler.unary_stream
-            make = (
-                grpc.stream_stream_rpc_method_handler
-                if handler.request_streaming
-                else grpc.unary_stream_rpc_method_handler
-            )
-            return make(self._streaming(method, inner), *codecs)
-        inner = handler.stream_unary if handler.request_streaming else handler.unary_unary
-        single = (
-            grpc.stream_unary_rpc_method_handler
-            if handler.request_streaming
-            else grpc.unary_unary_rpc_method_handler
-        )
-        return single(self._single(method, inner), *codecs)
+        wrapped = self._streaming if handler.response_streaming else self._single
+        shape, make = _SHAPES[handler.request_streaming, handler.response_streaming]
+        behaviour = wrapped(method, getattr(handler, shape))
+        return make(behaviour, handler.request_deserializer, handler.response_serializer)
 
     def _single(self, method: str, inner: Any) -> Callable[[Any, Context], Awaitable[Any]]:
         bounded = not method.startswith(INFRASTRUCTURE)

@@ -3,11 +3,12 @@ methods and routes that are not ours are never counted under the name that a cal
 
 from __future__ import annotations
 
-from collections import Counter
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram
+
+from jobkit.level import Level
 
 # The bucket boundaries that both conventions advise, in seconds.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
@@ -41,8 +42,8 @@ class RpcMetrics:
             buckets=BUCKETS,
             registry=registry,
         )
-        self._active = Gauge(
-            "rpc_server_active_calls", "Calls being served now.", ["rpc_method"], registry=registry
+        self._active = Level(
+            Gauge("rpc_server_active_calls", "Calls being served now.", ["rpc_method"], registry=registry)
         )
         self._requests = Histogram(
             "http_server_request_duration_seconds",
@@ -51,18 +52,15 @@ class RpcMetrics:
             buckets=BUCKETS,
             registry=registry,
         )
-        self._serving: Counter[str] = Counter()
         # Looking a child up by its labels costs more than counting with it, several times a call.
         self._call_of = lru_cache(None)(self._calls.labels)
         self._request_of = lru_cache(None)(self._requests.labels)
 
     def started(self, method: str) -> None:
-        if method not in self._serving:
-            self._active.labels(method).set_function(partial(self._serving.__getitem__, method))
-        self._serving[method] += 1
+        self._active.up(method)
 
     def finished(self, method: str, code: str, seconds: float) -> None:
-        self._serving[method] -= 1
+        self._active.down(method)
         self._call_of(method, code).observe(seconds)
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
