@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import Mapping
@@ -12,7 +13,10 @@ from uuid import UUID
 
 import aio_pika
 import sqlalchemy as sa
+from aio_pika.abc import AbstractExchange
+from aio_pika.exceptions import DeliveryError
 from alembic import command
+from pamqp.commands import Basic
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from jobkit.adapters.rabbitmq import topology
@@ -110,5 +114,18 @@ async def publish(url: str, tokens: Mapping[str, Mapping[str, Any]], *, later: b
                 content_type=token["content_type"],
                 delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
             )
-            exchange = await channel.get_exchange(token["exchange"])
-            await exchange.publish(message, token["routing_key"], mandatory=True)
+            await _confirmed(await channel.get_exchange(token["exchange"]), message, token["routing_key"])
+
+
+async def _confirmed(exchange: AbstractExchange, message: aio_pika.Message, routing_key: str) -> None:
+    """A queue that was declared a moment ago may still refuse what comes (a nack, on RabbitMQ 3.10)."""
+    for _ in range(50):
+        try:
+            await exchange.publish(message, routing_key, mandatory=True)
+        except DeliveryError as error:
+            if not isinstance(error.frame, Basic.Nack):
+                raise
+            await asyncio.sleep(0.1)
+        else:
+            return
+    raise AssertionError(f"{routing_key} refuses messages")

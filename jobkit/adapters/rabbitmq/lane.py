@@ -67,6 +67,10 @@ class _Session:
         self.unsettled = Unsettled()
         # Acknowledged, and not written yet.
         self.acks: list[int] = []
+        # What settles is written in the order in which its tags were joined. The connection's queue of writes does
+        # not keep it where it is full: whoever comes as room is made goes before those who wait for it, and one
+        # frame for many would settle what the frames before it were to.
+        self.writing = asyncio.Lock()
 
     def knows(self, consumer: str) -> bool:
         """The library forgets a consumer that the broker cancels, which it does when the queue is deleted."""
@@ -294,22 +298,28 @@ class RabbitLane:
             log.info("tokens of %s come again: %r", self._job_type, error.__cause__)
 
     async def _write_acks(self, session: _Session) -> None:
-        tags, session.acks = session.acks, []
-        if tags and not session.channel.is_closed:
-            with self._link.calls():
-                async with asyncio.timeout(self._timeout):
-                    await session.settles.acknowledge(session.unsettled.acknowledge(tags))
+        async with self._settling(session):
+            tags, session.acks = session.acks, []
+            if tags and not session.channel.is_closed:
+                await session.settles.acknowledge(session.unsettled.acknowledge(tags))
 
     async def _return(self, session: _Session, deliveries: list[RabbitDelivery]) -> None:
-        if not deliveries or session.channel.is_closed:
+        if not deliveries:
             return
         tags = sorted(delivery.tag for delivery in deliveries)
         for delivery in deliveries:
             delivery.settled = True
-        session.unsettled.given_back(tags)
-        with self._link.calls():
-            async with asyncio.timeout(self._timeout):
+        async with self._settling(session):
+            if not session.channel.is_closed:
                 await session.settles.give_back(tags)
+                session.unsettled.given_back(tags)
+
+    @asynccontextmanager
+    async def _settling(self, session: _Session) -> AsyncIterator[None]:
+        """One after the other."""
+        with self._link.calls():
+            async with asyncio.timeout(self._timeout), session.writing:
+                yield
 
 
 def _arrived(message: DeliveredMessage) -> Arrived:
