@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from tests.system.fleet import Ports, Program
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ("jobapi", "worker", "controlplane", "dev")
 SETTINGS = {"SIMULATE": "1", "LOG_LEVEL": "WARNING"}
+RESTING = 120.0  # seconds, the longest wait for servers
+QUIET = 0.1  # cores, of all servers together
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ class Stand:
         self.ports = Ports()
         self._environ = {**SETTINGS, **self.ports.environ, **environ}
         self._report = report
+        self._servers = tuple(servers)
         self._stack = contextlib.ExitStack()
         self.meter = Meter((*OURS, "echo"), servers)
         if lends_client:
@@ -123,6 +127,17 @@ class Stand:
         finally:
             process.terminate()
             process.wait(10)
+
+    def rest(self) -> float:
+        """Until the servers have done what was left over for later, such as moving a log to its segments. Returns
+        the seconds it took; RESTING at most."""
+        began = time.time()
+        while (now := time.time()) - began < RESTING:
+            time.sleep(1.0)
+            used = self.meter.between(now, time.time())
+            if sum(used[part] for part in self._servers) < QUIET * (time.time() - now):
+                break
+        return time.time() - began
 
     def rate(self, name: str, span: Span, *against: str) -> None:
         """Report a round of something done many times."""
