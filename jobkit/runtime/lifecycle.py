@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable
 _log = logging.getLogger(__name__)
 
 MAX_BACKOFF = 5.0
+# What went on for so long was well. Less may have been spent on waiting for a dependency that never answered.
+WELL_SECONDS = 30.0
 CANCEL_SECONDS = 1.0
 SAME_REQUEST_SECONDS = 0.5
 
@@ -76,9 +78,11 @@ class Loops:
             # aiormq makes another error of a cancellation: who was told to stop still has to.
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 return
-            if asyncio.get_running_loop().time() - started > MAX_BACKOFF:
-                delay = 0.1  # it had recovered in between
-                self.failing.pop(name, None)
+            lasted = asyncio.get_running_loop().time() - started
+            if lasted > MAX_BACKOFF:
+                delay = 0.1
+            if lasted > WELL_SECONDS:
+                self.failing.pop(name, None)  # the next failure is news again
             await asyncio.sleep(min(delay * random.uniform(0.5, 1.5), max_backoff))  # noqa: S311 - jitter
             delay = min(delay * 2, max_backoff)
 

@@ -93,12 +93,26 @@ async def test_a_body_that_returns_is_run_again() -> None:
 async def test_a_loop_that_had_recovered_is_logged_anew(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lifecycle, "MAX_BACKOFF", -1.0)  # every run counts as a long one
+    monkeypatch.setattr(lifecycle, "WELL_SECONDS", -1.0)  # every run counts as a long one
     loops, body = Loops(), Body(OSError("first"), OSError("second"))
     loops.spawn("body", body)
     with caplog.at_level(logging.WARNING, "jobkit.runtime.lifecycle"):
         await body.reached(3)
     assert len(caplog.records) == 2
+    await loops.stop()
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_waiting_long_for_nothing_is_no_recovery(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lane waits as long as a backoff for its broker before it gives up: a thousand of them filled the log."""
+    monkeypatch.setattr(lifecycle, "MAX_BACKOFF", -1.0)  # every run lasts longer
+    loops, body = Loops(), Body(*(store_unavailable("broker") for _ in range(5)))
+    loops.spawn("body", body, max_backoff=0.001)
+    with caplog.at_level(logging.WARNING, "jobkit.runtime.lifecycle"):
+        await body.reached(6)
+    assert len(caplog.records) == 1
     await loops.stop()
 
 
