@@ -11,6 +11,7 @@ import grpc
 from google.rpc.status_pb2 import Status
 from selfheal.control.v1 import control_stream_service_pb2_grpc
 
+from jobkit.runtime.health import NotYet
 from jobkit.runtime.lifecycle import Loops
 from worker.stream import Stream, StreamLost, StreamParts, told
 
@@ -18,6 +19,7 @@ _log = logging.getLogger(__name__)
 
 FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 10.0
+NOT_TRIED = "not tried yet"
 LONG_ENOUGH = 5.0  # seconds after which a stream counts as a success
 OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.keepalive_time_ms", 20_000),
@@ -46,7 +48,7 @@ class Control:
         self._answered: dict[str, Status | None] = {}
         self._stream: Stream | None = None
         self._connected = False
-        self._why = "not tried yet"
+        self._why = NOT_TRIED
         self._loops = Loops()
 
     @property
@@ -64,7 +66,9 @@ class Control:
             self._stream.nudge()
 
     async def check(self) -> None:
-        """For health: raises ConnectionError while there is no stream."""
+        """For health: raises ConnectionError while there is no stream, and NotYet before the first try."""
+        if not self._connected and self._why is NOT_TRIED:
+            raise NotYet
         if not self._connected:
             raise ConnectionError(f"not connected to {self._target}: {self._why}")
 

@@ -106,7 +106,9 @@ def incidents(
     as_json: AsJson = False,
     address: Control = None,
 ) -> None:
-    """List incidents and what they amounted to, newest first; --json prints one document a line."""
+    """List incidents and what they amounted to, newest first; --json prints one document a line.
+
+    HELD is the most jobs that waited at once, SAVED an estimate of the attempts that they would have burned."""
 
     async def read(channel: grpc.aio.Channel, call: Caller) -> list[incident_pb2.Incident]:
         stub: BreakerServiceAsyncStub = breaker_service_pb2_grpc.BreakerServiceStub(channel)

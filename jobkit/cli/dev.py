@@ -18,14 +18,19 @@ from typing import IO, Any
 
 from jobkit.cli.parts import find_parts
 from jobkit.cli.targets import DEFAULT_CONTROL
-from jobkit.host.process import Component, refuse, run_until_stopped
+from jobkit.host.process import Component, addresses, refuse, run_until_stopped
 from jobkit.host.world import World
 from jobkit.runtime import logs
 from jobkit.runtime.settings import BadSettings, Settings, load
 
 _log = logging.getLogger("selfheal")
 
-URLS = {"DATABASE_URL": "SQLite", "RABBITMQ_URL": "queues in memory", "REDIS_URL": "breakers in memory"}
+# What there is without the server, and what it is called where it was told.
+URLS = {
+    "DATABASE_URL": ("SQLite", "the database of DATABASE_URL"),
+    "RABBITMQ_URL": ("queues in memory", "the broker of RABBITMQ_URL"),
+    "REDIS_URL": ("breakers in memory", "the Redis of REDIS_URL"),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -122,17 +127,9 @@ def _lock(data: str) -> IO[str] | None:
 
 
 def _greet(parts: list[tuple[Component[Any], Settings]], environ: Mapping[str, str]) -> None:
-    embedded = [what for url, what in URLS.items() if not os.environ.get(url)]
-    _log.info("selfheal dev is up%s", f" ({', '.join(embedded)})" if embedded else "")
+    used = [told if os.environ.get(url) else own for url, (own, told) in URLS.items()]
+    _log.info("selfheal dev is up (%s)", ", ".join(used))
     for part, settings in parts:
-        ports: Any = settings
-        _log.info(
-            "  %-13s gRPC %s:%d   HTTP http://%s:%d",
-            part.name,
-            settings.bind,
-            ports.grpc_port,
-            settings.bind,
-            ports.http_port,
-        )
+        _log.info("  %-13s %s", part.name, addresses(settings))
     if environ.get("SIMULATE") == "1":
         _log.info("  the simulator serves every job type that has no handler")

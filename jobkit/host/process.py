@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import uvloop
 
@@ -61,10 +61,16 @@ def run_component(component: Component[S], environ: Mapping[str, str]) -> int:
             stack.push_async_callback(world.close)
             await world.open()
             await stack.enter_async_context(component.build(settings, world))
-            _log.info("%s is up", component.name)
+            _log.info("%s is up: %s", component.name, addresses(settings))
             yield world
 
     return run_until_stopped(whole)
+
+
+def addresses(settings: Any) -> str:
+    """Where a component with these settings listens."""
+    bind = f"[{settings.bind}]" if ":" in settings.bind else settings.bind
+    return f"gRPC {bind}:{settings.grpc_port}   HTTP http://{bind}:{settings.http_port}"
 
 
 def read_no_arguments(name: str, does: str, argv: Sequence[str] | None) -> None:

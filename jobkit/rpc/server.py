@@ -107,7 +107,9 @@ class RpcServer:
                 port = server.add_insecure_port(address)
             except RuntimeError as error:
                 await server.stop(None)
-                raise OSError(f"cannot listen on {address}: {error}") from error
+                raise OSError(
+                    f"cannot listen on {address} (does another one run already?): {error}"
+                ) from error
             await server.start()
             self._server, self._port = server, port
             await self._tell_health()

@@ -12,9 +12,14 @@ _log = logging.getLogger(__name__)
 Probe = Callable[[], Awaitable[object]]
 
 
+class NotYet(ConnectionError):
+    """Nobody has tried to reach it so far: not up, and no news."""
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
-    """`probe` raises when the dependency is away. Without a `required` one the component cannot do its work."""
+    """`probe` raises when the dependency is away, and NotYet while nobody knows. Without a `required` one the
+    component cannot do its work."""
 
     name: str
     probe: Probe
@@ -67,6 +72,8 @@ class Health:
         try:
             async with asyncio.timeout(self._timeout):
                 await check.probe()
+        except NotYet:
+            self._up[check.name] = False
         except Exception as error:
             why = _said(error)
             if self._up[check.name] or check.name not in self._why:

@@ -14,7 +14,7 @@ from selfheal.control.v1 import breaker_pb2, incident_pb2
 from jobkit.cli.demo.bank import BUSY, TAKEN, Bank
 from jobkit.cli.demo.bars import bar, sparkline
 from jobkit.cli.demo.figures import cooldown
-from jobkit.cli.demo.screen import ScreenTeller, screen_summary
+from jobkit.cli.demo.screen import Line, ScreenTeller, Told, screen_summary
 from jobkit.cli.demo.verdict import Calls, Count, Verdict
 from jobkit.cli.demo.view import Flow, View
 
@@ -109,6 +109,16 @@ def test_the_screen_shows_the_breaker_and_what_is_held() -> None:
     with console.capture() as shown:
         console.print(screen_summary(HEALED))
     assert "healed by itself" in shown.get()
+
+
+def test_what_is_said_is_shown_whole_on_a_narrow_terminal() -> None:
+    words = " ".join(f"word{number}" for number in range(30))
+    console = Console(width=80, height=12)
+    with console.capture() as shown:
+        console.print(Told((Line(1.0, "long ago", ""), Line(12.5, words, "note"))), height=12)
+    text = shown.get()
+    assert "12.5 s  word0" in text
+    assert [word for word in text.split() if word.startswith("word")] == words.split()
 
 
 async def test_the_bank_takes_what_it_can_and_hangs_up_when_it_is_down() -> None:

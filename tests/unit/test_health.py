@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from jobkit.runtime.health import Check, Health
+from jobkit.runtime.health import Check, Health, NotYet
 
 
 class Dependency:
@@ -106,6 +106,21 @@ async def test_the_log_has_what_lies_at_the_bottom_and_the_page_has_not(
         "worker: database is down: database is unavailable (no database 'jobs' on db.example)"
     ]
     assert stage.health.info["database"] == "database is unavailable"
+
+
+async def test_what_nobody_has_tried_is_not_up_and_no_news(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "jobkit.runtime.health"):
+        stage.database.error = NotYet()
+        await stage.health.check()
+        await stage.health.check()
+        assert stage.health.info["database"] == "not asked yet"
+        assert caplog.messages == []
+        for error in (OSError("refused"), None):
+            stage.database.error = error
+            await stage.health.check()
+    assert caplog.messages == ["worker: database is down: refused", "worker: database is up again"]
 
 
 async def test_ups_and_downs_are_logged_once_each(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:

@@ -29,6 +29,7 @@ STATES = {
     "HALF_OPEN": ("yellow", "probing"),
 }
 KEPT_LINES = 40
+MARGIN = 10  # characters, for the time of what is said
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,15 +167,13 @@ class Told:
 
     def __rich_console__(self, console: Console, options: object) -> Iterable[RenderableType]:
         room = getattr(options, "height", None) or 12
-        shown = [
-            Text.assemble(
-                (f"{line.at:6.1f} s  ", "dim"),
-                (line.text, TONES[line.tone]),
-                no_wrap=True,
-                overflow="ellipsis",
-            )
-            for line in self._lines
-        ]
+        width = max(getattr(options, "max_width", 80) - 4 - MARGIN, MARGIN)
+        shown = []
+        for line in self._lines:
+            margin = f"{line.at:6.1f} s".ljust(MARGIN)
+            for piece in Text(line.text, TONES[line.tone]).wrap(console, width):
+                shown.append(Text.assemble((margin, "dim"), piece))
+                margin = " " * MARGIN
         inside = Group(*shown[-max(room - 2, 1) :])
         yield Panel(inside, title="what happens", title_align="left", box=box.ROUNDED, height=room)
 
