@@ -32,14 +32,21 @@ OUTCOMES = """SELECT payload, started_at, finished_at FROM jobs
               WHERE job_type = $1 AND created_at >= $2 AND state = 'SUCCEEDED'"""
 
 
+STATES = "SELECT state, count(*) FROM jobs WHERE job_type = $1 AND created_at >= $2 GROUP BY state"
+
+
 async def _recorded(place: Place, notes: Sequence[Note]) -> list[Note]:
     """From the rows of the jobs that were sent with the first of `notes` or later: all of them, once all are done."""
     connection = await asyncpg.connect(place.urls["postgres"])
     first = int(min(note.sent for note in notes) * 1000)
+    job_type, rows = f"{place.prefix}.noop.0", []
     try:
         async with asyncio.timeout(SETTLED_WITHIN):
-            while len(rows := await connection.fetch(OUTCOMES, f"{place.prefix}.noop.0", first)) < len(notes):
+            while len(rows := await connection.fetch(OUTCOMES, job_type, first)) < len(notes):
                 await asyncio.sleep(0.2)
+    except TimeoutError:
+        states = await connection.fetch(STATES, job_type, first)
+        raise AssertionError(f"{len(rows)} of {len(notes)} outcomes are recorded: {states}") from None
     finally:
         await connection.close()
     done = [Note(orjson.loads(row[0])["sent"], row[1] / 1000, row[2] / 1000) for row in rows]
