@@ -19,7 +19,6 @@ _log = logging.getLogger(__name__)
 
 FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 10.0
-NOT_TRIED = "not tried yet"
 LONG_ENOUGH = 5.0  # seconds after which a stream counts as a success
 OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.keepalive_time_ms", 20_000),
@@ -48,7 +47,7 @@ class Control:
         self._answered: dict[str, Status | None] = {}
         self._stream: Stream | None = None
         self._connected = False
-        self._why = NOT_TRIED
+        self._why: str | None = None
         self._loops = Loops()
 
     @property
@@ -67,10 +66,11 @@ class Control:
 
     async def check(self) -> None:
         """For health: raises ConnectionError while there is no stream, and NotYet before the first try."""
-        if not self._connected and self._why is NOT_TRIED:
+        if self._connected:
+            return
+        if self._why is None:
             raise NotYet
-        if not self._connected:
-            raise ConnectionError(f"not connected to {self._target}: {self._why}")
+        raise ConnectionError(f"not connected to {self._target}: {self._why}")
 
     def start(self) -> None:
         self._loops.spawn("control-stream", self._run)

@@ -20,6 +20,7 @@ from jobkit.cli.parts import find_parts
 from jobkit.cli.targets import DEFAULT_CONTROL
 from jobkit.host.process import Component, addresses, refuse, run_until_stopped
 from jobkit.host.world import World
+from jobkit.rpc.address import host_port
 from jobkit.runtime import logs
 from jobkit.runtime.settings import BadSettings, Settings, load
 
@@ -90,7 +91,7 @@ def _own_address(values: Mapping[str, str]) -> str:
     bind = values.get("BIND") or "127.0.0.1"
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bind, bind)  # noqa: S104 - read, not bound
     port = values.get("CONTROLPLANE_GRPC_PORT") or DEFAULT_CONTROL.rpartition(":")[2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return host_port(host, port)
 
 
 def _read_settings(

@@ -15,6 +15,7 @@ import uvloop
 
 from jobkit.domain.errors import SelfhealError
 from jobkit.host.world import World
+from jobkit.rpc.address import host_port
 from jobkit.runtime import logs
 from jobkit.runtime.lifecycle import StopSignal
 from jobkit.runtime.settings import BadSettings, Settings, load
@@ -69,8 +70,8 @@ def run_component(component: Component[S], environ: Mapping[str, str]) -> int:
 
 def addresses(settings: Any) -> str:
     """Where a component with these settings listens."""
-    bind = f"[{settings.bind}]" if ":" in settings.bind else settings.bind
-    return f"gRPC {bind}:{settings.grpc_port}   HTTP http://{bind}:{settings.http_port}"
+    grpc, http = (host_port(settings.bind, port) for port in (settings.grpc_port, settings.http_port))
+    return f"gRPC {grpc}   HTTP http://{http}"
 
 
 def read_no_arguments(name: str, does: str, argv: Sequence[str] | None) -> None:

@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from jobkit.rpc import trace as tracing
+from jobkit.rpc.address import host_port
 from jobkit.rpc.metrics import RequestObserver
 from jobkit.rpc.shim import error_response, failure_response, not_found_response, too_large_response
 
@@ -65,8 +66,7 @@ class HttpServer:
     @property
     def url(self) -> str:
         """The root without a slash, for clients on this host."""
-        host = f"[{self._bind}]" if ":" in self._bind else self._bind
-        return f"http://{host}:{self._port}"
+        return f"http://{host_port(self._bind, self._port)}"
 
     async def start(self) -> None:
         """Bind and serve. Raises OSError when the address is taken."""

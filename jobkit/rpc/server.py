@@ -13,6 +13,7 @@ from grpc_channelz.v1 import channelz, channelz_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
+from jobkit.rpc.address import host_port
 from jobkit.rpc.door import Door
 from jobkit.rpc.handlers import DoorHandlers
 
@@ -88,7 +89,7 @@ class RpcServer:
     @property
     def address(self) -> str:
         """`host:port` for clients, with brackets around an IPv6 address."""
-        return _address(self._bind, self._port)
+        return host_port(self._bind, self._port)
 
     async def start(self) -> None:
         """Bind and serve. Raises OSError when the address is taken."""
@@ -102,7 +103,7 @@ class RpcServer:
                 service.add(service.servicer, handlers)
             self._health = self._add_infrastructure(handlers)
             server.add_generic_rpc_handlers((handlers,))
-            address = _address(self._bind, self._wanted_port)
+            address = host_port(self._bind, self._wanted_port)
             try:
                 port = server.add_insecure_port(address)
             except RuntimeError as error:
@@ -158,7 +159,3 @@ class RpcServer:
         status = answers.SERVING if self._serving else answers.NOT_SERVING
         for name in (OVERALL, *(service.name for service in self._services)):
             await self._health.set(name, status)
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

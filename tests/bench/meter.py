@@ -152,7 +152,7 @@ class Meter:
 
     def __init__(self, parts: Sequence[str], matches: Mapping[str, Match]) -> None:
         names = ("client", *parts, *matches)
-        self._servers = frozenset(matches)
+        self.servers = frozenset(matches)
         self._processes = Processes(matches)
         self._pids: dict[str, set[int]] = {name: set() for name in names}
         self._latest: dict[int, float] = {}
@@ -188,7 +188,7 @@ class Meter:
         """Peak MiB by part, over its processes that live; of servers what they have now: it may have been more."""
         told: dict[str, float] = {}
         for name, pids in self._known().items():
-            look = shared_memory if name in self._servers else peak_memory
+            look = shared_memory if name in self.servers else peak_memory
             found = [size for pid in pids if (size := look(pid)) is not None]
             if found:
                 told[name] = sum(found)

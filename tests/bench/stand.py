@@ -69,7 +69,6 @@ class Stand:
         self.ports = Ports()
         self._environ = {**SETTINGS, **self.ports.environ, **environ}
         self._report = report
-        self._servers = tuple(servers)
         self._stack = contextlib.ExitStack()
         self.meter = Meter((*OURS, "echo"), servers)
         if lends_client:
@@ -128,16 +127,15 @@ class Stand:
             process.terminate()
             process.wait(10)
 
-    def rest(self) -> float:
-        """Until the servers have done what was left over for later, such as moving a log to its segments. Returns
-        the seconds it took; RESTING at most."""
+    def rest(self) -> None:
+        """Until the servers have done what was left over for later, such as moving a log to its segments; for
+        RESTING at most."""
         began = time.time()
         while (now := time.time()) - began < RESTING:
             time.sleep(1.0)
             used = self.meter.between(now, time.time())
-            if sum(used[part] for part in self._servers) < QUIET * (time.time() - now):
+            if sum(used[part] for part in self.meter.servers) < QUIET * (time.time() - now):
                 break
-        return time.time() - began
 
     def rate(self, name: str, span: Span, *against: str) -> None:
         """Report a round of something done many times."""

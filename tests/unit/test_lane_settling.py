@@ -88,29 +88,27 @@ class Scene:
             await asyncio.sleep(0)
             self.write_one()
 
+    async def overtake(self, later: list[RabbitDelivery]) -> None:
+        """What came before waits for room; as there is some, these are acknowledged."""
+        for _ in range(3):
+            await asyncio.sleep(0)
+        await self.lane.ack(later)
+        await asyncio.sleep(0)
+        self.write_one()
+        await self.write_all()
+
 
 async def test_one_frame_for_many_does_not_overtake_what_it_would_settle() -> None:
-    """As room is made for the first acknowledgement, which waits for it, the second comes."""
     scene = Scene(3)
     await scene.lane.ack(scene.deliveries[:1])
-    for _ in range(3):
-        await asyncio.sleep(0)
-    await scene.lane.ack(scene.deliveries[1:])
-    await asyncio.sleep(0)
-    scene.write_one()
-    await scene.write_all()
+    await scene.overtake(scene.deliveries[1:])
     assert scene.broker.done == {1, 2, 3}
 
 
 async def test_one_frame_for_many_does_not_acknowledge_what_was_given_back_before() -> None:
     scene = Scene(3)
     back = asyncio.create_task(scene.lane.give_back(scene.deliveries[:1]))
-    for _ in range(3):
-        await asyncio.sleep(0)
-    await scene.lane.ack(scene.deliveries[1:])
-    await asyncio.sleep(0)
-    scene.write_one()
-    await scene.write_all()
+    await scene.overtake(scene.deliveries[1:])
     await back
     assert (scene.broker.done, scene.broker.again) == ({2, 3}, {1})
 

@@ -30,8 +30,6 @@ def _our_client(place: Place) -> AbstractContextManager[Client]:
 
 OUTCOMES = """SELECT payload, started_at, finished_at FROM jobs
               WHERE job_type = $1 AND created_at >= $2 AND state = 'SUCCEEDED'"""
-
-
 STATES = "SELECT state, count(*) FROM jobs WHERE job_type = $1 AND created_at >= $2 GROUP BY state"
 
 
