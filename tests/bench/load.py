@@ -57,27 +57,33 @@ async def in_flight(total: int, width: int, call: Callable[[int], Awaitable[None
     return Span(total, began, time.time(), latencies)
 
 
-async def travel(call: Travel, total: int, per_second: float) -> list[Span]:
-    """`total` calls, each of which returns the Unix times when its stages were over; a span for each stage.
+async def travel(call: Travel, total: int, per_second: float, warm: int = 0) -> list[Span]:
+    """`total` calls, each of which returns the Unix times when its stages were over; a span for each stage, from
+    which the first `warm` calls are left out.
 
     With a rate of 0 one call follows the other. Else they start on schedule, whether or not those before have
     ended, and count from the moment that was planned: a late start is not the job's luck.
     """
     first = time.time() + 0.05
 
-    async def one(number: int) -> tuple[float, ...]:
-        began = first + number / per_second if per_second else time.time()
-        await asyncio.sleep(max(began - time.time(), 0))
+    async def one(began: float) -> tuple[float, ...]:
         return tuple(moment - began for moment in await call())
 
     if per_second:
+        tasks: list[asyncio.Task[tuple[float, ...]]] = []
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(number)) for number in range(total)]
+            # Each is made when it is due: who makes all of them first is late for the first.
+            for number in range(total):
+                began = first + number / per_second
+                if (early := began - time.time()) > 0:
+                    await asyncio.sleep(early)
+                tasks.append(group.create_task(one(began)))
         travels = [task.result() for task in tasks]
+        first += warm / per_second
     else:
-        travels = [await one(number) for number in range(total)]
+        travels = [await one(time.time()) for _ in range(total)]
     ended = time.time()
-    return [Span(total, first, ended, stage) for stage in zip(*travels, strict=True)]
+    return [Span(total - warm, first, ended, stage) for stage in zip(*travels[warm:], strict=True)]
 
 
 async def submit_batches(address: str, job_type: str, total: int) -> Span:

@@ -12,8 +12,22 @@ from tests.bench.peers.scores import Scores
 from tests.bench.stand import Stand
 
 LOADS = (10, 50, 80)  # percent of capacity
-SECONDS = 1.2  # of each load
+SECONDS = 3.0  # of each load
+WARM_SECONDS = 0.5  # before them, which do not count: batches find their size, pools their connections
 FEWEST = 100  # jobs of a load, or of a drain
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """A load: `rate` a second; the first `warm` jobs do not count, `jobs` do."""
+
+    rate: float
+    warm: int
+    jobs: int
+
+    @classmethod
+    def at(cls, rate: float) -> Pace:
+        return cls(rate, round(rate * WARM_SECONDS), max(round(rate * SECONDS), FEWEST))
 
 
 @dataclass(slots=True)
@@ -75,13 +89,12 @@ class Course:
         notes = self.place.notes.take(jobs)
         capacity = self.score("through", Span(jobs, sent.began, notes[-1].ended))
         for percent in LOADS:
-            rate = capacity * percent / 100
-            total = max(round(rate * SECONDS), FEWEST)
-            client.pace("noop", door, total, rate)
-            notes = self.place.notes.take(total)
-            self.score(f"at {percent} %", latencies(notes))
+            pace = Pace.at(capacity * percent / 100)
+            client.pace("noop", door, pace.warm + pace.jobs, pace.rate)
+            notes = self.place.notes.take(pace.warm + pace.jobs)
+            self.score(f"at {percent} %", latencies(notes, pace.warm))
             if recorded := self.contender.recorded(self.place, notes):
-                self.score(f"at {percent} %, recorded", latencies(recorded))
+                self.score(f"at {percent} %, recorded", latencies(recorded, pace.warm))
 
 
 def _door(door: str, width: int) -> str:

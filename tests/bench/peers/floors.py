@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tests.bench import bare, load
 from tests.bench.peers.contender import Place
-from tests.bench.peers.course import FEWEST, LOADS, SECONDS, Score
+from tests.bench.peers.course import FEWEST, LOADS, Pace, Score
 
 WIDTHS = (1, 32, 256)
 
@@ -68,8 +68,8 @@ class SerialChain(Floor):
 
             capacity = score("through", await load.in_flight(jobs // 8, 32, call))
             for percent in LOADS:
-                rate = capacity * percent / 100
-                (span,) = await load.travel(chain, max(round(rate * SECONDS), FEWEST), rate)
+                pace = Pace.at(capacity * percent / 100)
+                (span,) = await load.travel(chain, pace.warm + pace.jobs, pace.rate, pace.warm)
                 score(f"at {percent} %", span)
 
 

@@ -76,11 +76,12 @@ def steady(notes: Sequence[Note]) -> Span:
     return Span(last - first, notes[first].ended, notes[last].ended)
 
 
-def latencies(notes: Sequence[Note]) -> Span:
-    """From the moment when each was to be submitted to its end."""
+def latencies(notes: Sequence[Note], warm: int) -> Span:
+    """From the moment when each was to be submitted to its end; those that were to be the first `warm` are left out."""
+    counted = sorted(notes)[warm:]
     return Span(
-        len(notes),
-        min(note.sent for note in notes),
-        notes[-1].ended,
-        [note.ended - note.sent for note in notes],
+        len(counted),
+        counted[0].sent,
+        max(note.ended for note in counted),
+        [note.ended - note.sent for note in counted],
     )
