@@ -23,8 +23,8 @@ SERVERS = Servers(
     name="selfheal",
     omits="Nothing is left out: row, confirm, status, outcome, late acknowledgement, fenced claims, breakers.",
     setup="jobapi, control plane and a worker of one process with 250 slots; everything else as it comes. Submits "
-    "are single SubmitJob calls, BatchSubmitJobs, POST /jobs, or those of our Python client, whose concurrent submits "
-    "share calls: the latter while workers run.",
+    "are single SubmitJob calls, BatchSubmitJobs, POST /jobs, or those of our Python client, whose concurrent "
+    "submits share calls: the latter while workers run.",
     servers=("rabbitmq", "postgres", "redis"),
     submits=DOORS,
     fill=("many", 4),

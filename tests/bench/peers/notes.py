@@ -77,7 +77,7 @@ def steady(notes: Sequence[Note]) -> Span:
 
 
 def latencies(notes: Sequence[Note], warm: int) -> Span:
-    """From the moment when each was to be submitted to its end; those that were to be the first `warm` are left out."""
+    """From the moment when each was to be submitted to its end; the first `warm` are left out."""
     counted = sorted(notes)[warm:]
     return Span(
         len(counted),
