@@ -10,6 +10,7 @@ from tests.bench.peers.contender import APPS, ONE_BY_ONE, Contender
 from tests.bench.peers.environments import CELERY_PINS
 from tests.bench.peers.ours import DOORS, Embedded, Servers
 from tests.bench.peers.peer import NodePeer, Peer
+from tests.bench.peers.targets import ONE
 
 # Where calls in flight are threads, 256 of them would measure the interpreter's lock.
 THREADS = (("one", 1), ("one", 32))
@@ -22,22 +23,23 @@ TASKIQ_WORKER = (
 SERVERS = Servers(
     name="selfheal",
     omits="Nothing is left out: row, confirm, status, outcome, late acknowledgement, fenced claims, breakers.",
-    setup="jobapi, control plane and a worker of one process with 250 slots; everything else as it comes. Submits "
-    "are single SubmitJob calls, BatchSubmitJobs, POST /jobs, or those of our Python client, whose concurrent "
-    "submits share calls: the latter while workers run.",
+    setup="jobapi, control plane and a worker of 2 processes (a core each) of 250 slots; everything else as it "
+    "comes. Submits are single SubmitJob calls, BatchSubmitJobs, POST /jobs, or those of our Python client, whose "
+    "concurrent submits share calls: the latter while workers run.",
     servers=("rabbitmq", "postgres", "redis"),
     submits=DOORS,
     fill=("many", 4),
     live=("own", 32),
+    workers=2,
     settings={"WORKER_CONCURRENCY": "250", "WORKER_MAX_CONCURRENCY": "500"},
 )
-TWO = replace(
+SINGLE = replace(
     SERVERS,
-    name="selfheal (2 processes)",
-    setup="The same with a worker of two processes: faster where there are cores for both, and half as many jobs to "
-    "a batch.",
+    name=ONE,
+    setup="The same with a worker of one process: it leaves a core to the servers, and has twice as many jobs to a "
+    "batch.",
     submits=(),
-    workers=2,
+    workers=1,
 )
 EMBEDDED = Embedded(
     name="selfheal dev",
@@ -154,4 +156,4 @@ PROCRASTINATE = Peer(
     },
 )
 PEERS: Sequence[Contender] = (CELERY, DRAMATIQ, DRAMATIQ_WIDE, TASKIQ, ARQ, BULLMQ, PROCRASTINATE)
-ALL: Sequence[Contender] = (SERVERS, TWO, EMBEDDED, *PEERS)
+ALL: Sequence[Contender] = (SERVERS, SINGLE, EMBEDDED, *PEERS)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tests.bench.figures import table
 from tests.bench.peers.scores import Scores
 
 OURS = "selfheal"
+ONE = "selfheal (one process)"
 DRAIN, HALF, RECORDED = "drain, no-op", "at 50 %", "at 50 %, recorded"
 
 
@@ -22,23 +23,25 @@ class Target:
     least: float | None = None
     most: float | None = None
 
-    def ratio(self, scores: Scores) -> float | None:
-        """None where one of the two was not measured."""
-        ours, theirs = scores.get(OURS, self.ours), scores.get(self.other, self.theirs)
+    def ratio(self, scores: Scores, us: str) -> float | None:
+        """For one of our rows; None where one of the two was not measured."""
+        ours, theirs = scores.get(us, self.ours), scores.get(self.other, self.theirs)
         if ours is None or theirs is None:
             return None
         if self.least is not None:
             return ours.rate / theirs.rate
         return ours.latency(99) / theirs.latency(99)
 
-    def row(self, ratio: float) -> tuple[str, str, str, str]:
-        if self.least is not None:
-            met, aim = ratio >= self.least, f"at least {self.least:.1f} x"
-        else:
-            assert self.most is not None
-            met, aim = ratio <= self.most, f"p99 at most {self.most:.1f} x"
-        theirs = f"{self.other}, {self.theirs}"
-        return f"{self.ours}, beside {theirs}", aim, f"{ratio:.2f} x", "met" if met else "**MISSED**"
+    def row(self, ratios: Sequence[float | None]) -> tuple[str, ...]:
+        aim = f"at least {self.least:.1f} x" if self.least is not None else f"p99 at most {self.most:.1f} x"
+        what = f"{self.ours}, beside {self.other}, {self.theirs}"
+        return what, aim, *(self._cell(ratio) for ratio in ratios)
+
+    def _cell(self, ratio: float | None) -> str:
+        if ratio is None:
+            return ""
+        met = ratio >= self.least if self.least is not None else self.most is not None and ratio <= self.most
+        return f"{ratio:.2f} x, {'met' if met else '**MISSED**'}"
 
 
 TARGETS = (
@@ -66,13 +69,10 @@ TARGETS = (
 
 
 def verdicts(scores: Scores) -> str:
-    """A table of those that this run can judge."""
-    rows = [target.row(ratio) for target, ratio in _judged(scores)]
-    return table("### Targets", ("selfheal on its servers", "aim", "measured", ""), rows)
-
-
-def _judged(scores: Scores) -> Iterator[tuple[Target, float]]:
-    for target in TARGETS:
-        ratio = target.ratio(scores)
-        if ratio is not None:
-            yield target, ratio
+    """A table of those that this run can judge, for each of our rows."""
+    rows = [
+        target.row(ratios)
+        for target in TARGETS
+        if any(ratios := [target.ratio(scores, us) for us in (OURS, ONE)])
+    ]
+    return table("### Targets", ("selfheal on its servers", "aim", "2 worker processes", "one"), rows)
