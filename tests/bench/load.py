@@ -86,17 +86,19 @@ async def travel(call: Travel, total: int, per_second: float, warm: int = 0) -> 
     return [Span(total - warm, first, ended, stage) for stage in zip(*travels[warm:], strict=True)]
 
 
-async def submit_batches(address: str, job_type: str, total: int) -> Span:
-    """BatchSubmitJobs; every item must be accepted."""
-    batch = job_service_pb2.BatchSubmitJobsRequest(requests=[submission(job_type)] * BATCH)
+async def submit_batches(
+    address: str, job_type: str, total: int, size: int = BATCH, width: int = BATCHES_IN_FLIGHT
+) -> Span:
+    """BatchSubmitJobs of `size` jobs; every item must be accepted."""
+    batch = job_service_pb2.BatchSubmitJobsRequest(requests=[submission(job_type)] * size)
     async with job_stub(address) as jobs:
 
         async def call(_: int) -> None:
             answer = await jobs.BatchSubmitJobs(batch)
             assert all(result.HasField("job") for result in answer.results)
 
-        span = await in_flight(-(-total // BATCH), BATCHES_IN_FLIGHT, call)
-    return Span(span.jobs * BATCH, span.began, span.ended)
+        span = await in_flight(-(-total // size), width, call)
+    return Span(span.jobs * size, span.began, span.ended)
 
 
 async def submit_singly(address: str, job_type: str, total: int, width: int) -> Span:

@@ -14,6 +14,8 @@ pytestmark = pytest.mark.timeout(900)
 RAW = "raw aio-pika publish, 256 in flight"
 INSERTS = "unbatched inserts, 8 connections"
 LONE_INSERTS = "unbatched inserts, 1 connection"
+WIDTHS = (1, 32, 256)  # calls in flight
+SMALL = 100  # jobs of a small batch
 POSTS = 500  # the requirement's figure: 500 POSTs, 50 at once
 
 
@@ -31,12 +33,28 @@ def test_submit(
             stand.rate(INSERTS, loop.run(bare.insert_rows(postgres_url, sizes.jobs // 2, 8)))
             span = loop.run(load.submit_batches(address, job_type, sizes.jobs))
             stand.rate("BatchSubmitJobs, 1,000 a call, 4 in flight", span, INSERTS, RAW)
-            _singly(stand, loop, echo, job_type, 1, LONE_INSERTS)
-            _singly(stand, loop, echo, job_type, 32, INSERTS)
-            _singly(stand, loop, echo, job_type, 256, INSERTS)
+            for width in WIDTHS:
+                inserts = LONE_INSERTS if width == 1 else INSERTS
+                _batches(stand, loop, job_type, width, inserts)
+                _singly(stand, loop, echo, job_type, width, inserts)
+                _posts(stand, loop, job_type, width, inserts)
             span = loop.run(load.post_jobs(stand.ports.http("jobapi"), job_type, POSTS, 50))
             stand.rate("POST /jobs, 50 in flight", span, "bare grpc.aio echo, 32 in flight", INSERTS)
             stand.latency("POST /jobs, 50 in flight", span, "bare grpc.aio echo, 32 in flight", same=True)
+
+
+def _batches(stand: Stand, loop: asyncio.Runner, job_type: str, width: int, inserts: str) -> None:
+    """Small ones, at least two for each that is in flight."""
+    total = max(stand.sizes.jobs // 2, 2 * width * SMALL)
+    span = loop.run(load.submit_batches(stand.ports.grpc("jobapi"), job_type, total, SMALL, width))
+    stand.rate(f"BatchSubmitJobs, {SMALL} a call, {width} in flight", span, inserts)
+
+
+def _posts(stand: Stand, loop: asyncio.Runner, job_type: str, width: int, inserts: str) -> None:
+    name, total = f"POST /jobs, {width} in flight", stand.sizes.lone if width == 1 else stand.sizes.singly
+    span = loop.run(load.post_jobs(stand.ports.http("jobapi"), job_type, total, width))
+    stand.rate(name, span, f"bare grpc.aio echo, {width} in flight", inserts)
+    stand.latency(name, span, f"bare grpc.aio echo, {width} in flight", same=True)
 
 
 def _singly(stand: Stand, loop: asyncio.Runner, echo: str, job_type: str, width: int, inserts: str) -> None:
