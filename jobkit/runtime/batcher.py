@@ -28,14 +28,16 @@ GATHER_SECONDS = 0.001
 CROWD = 4
 # While so many come in each `crowd`, a batch waits for more of them,
 COMING = 4
-# until there are so many: they are worth its price.
-WORTH = 24
+# until there are so many, which are worth its price, or three quarters of those that waited at once lately (in
+# seconds): the rest comes while this one is in flight. Callers who wait for their answers do not come any sooner.
+WORTH = 96
+LATELY = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Rhythm:
     """When a batch begins, in seconds. Beside another one, when nothing has moved that one for `late`. And while
-    callers overlap, its first one waits `crowd` for others; as long as they come in numbers, up to `longest`."""
+    callers overlap, its first one waits up to `crowd` for others; as long as they come in numbers, up to `longest`."""
 
     late: float = LATE_SECONDS
     crowd: float = 0.0
@@ -69,6 +71,9 @@ class Batcher(Generic[T, R]):
         self._late, self._crowd, self._longest = rhythm.late, rhythm.crowd, rhythm.longest
         self._crowd_until = 0.0
         self._waiting_since = 0.0
+        self._unanswered = 0
+        self._most, self._most_before, self._counting_since = 0, 0, 0.0
+        self._pausing: asyncio.TimerHandle | None = None
         self._beginning = 0
         self._gathered = 0
         self._gathering_since = 0.0
@@ -94,10 +99,14 @@ class Batcher(Generic[T, R]):
         """Put `item` into the next batch; the future has its answer."""
         loop = self._loop = self._loop or asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
+        self._unanswered += 1
         if self._crowd:
             self._note_crowd(loop.time())
         self._waiting.append((item, future))
         self._pending_bytes += self._size(item)
+        if self._pausing is not None and len(self._waiting) >= self._worth:
+            self._pausing.cancel()
+            self._resume(loop)
         self._look(loop)
         return future
 
@@ -107,6 +116,14 @@ class Batcher(Generic[T, R]):
             self._crowd_until = now + CROWD * self._crowd
         if not self._waiting:
             self._waiting_since = now
+        if now - self._counting_since > LATELY:
+            self._most_before, self._most, self._counting_since = self._most, 0, now
+        self._most = max(self._most, self._unanswered)
+
+    @property
+    def _worth(self) -> int:
+        """So many make a batch that waits for nobody else."""
+        return min(max(self._most, self._most_before) * 3 // 4, WORTH)
 
     async def do(self, item: T) -> R:
         """`add` and await."""
@@ -140,7 +157,7 @@ class Batcher(Generic[T, R]):
     def _overtake(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
         moved = loop.time() - self._began_at < self._late / 2
-        if self._waiting and self._free and not moved:
+        if self._waiting and self._free and not moved and self._pausing is None:
             self._begin(loop)
         self._look(loop)
 
@@ -158,7 +175,7 @@ class Batcher(Generic[T, R]):
     def _pause(self, now: float) -> float:
         """How long what waits should wait for others."""
         waiting, crowd = len(self._waiting), self._crowd
-        if waiting >= WORTH or now >= self._crowd_until:
+        if waiting >= self._worth or now >= self._crowd_until:
             return 0.0
         age = now - self._waiting_since
         if age < crowd:
@@ -171,7 +188,7 @@ class Batcher(Generic[T, R]):
                 loop.call_soon(self._launch, loop)
                 return
             if self._crowd and (pause := self._pause(loop.time())) > 0:
-                loop.call_later(pause, self._launch, loop)
+                self._pausing = loop.call_later(pause, self._resume, loop)
                 return
         self._beginning -= 1
         batch = self._take()
@@ -182,6 +199,10 @@ class Batcher(Generic[T, R]):
         task = loop.create_task(self._run(batch, loop))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+
+    def _resume(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._pausing = None
+        self._launch(loop)
 
     def _take(self) -> list[tuple[T, asyncio.Future[R]]]:
         batch: list[tuple[T, asyncio.Future[R]]] = []
@@ -215,6 +236,7 @@ class Batcher(Generic[T, R]):
                 elif not future.done():
                     future.set_result(answer)
         finally:
+            self._unanswered -= len(batch)
             self._free += 1
             self._look(loop)
 

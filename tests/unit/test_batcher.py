@@ -115,17 +115,27 @@ async def test_a_late_batch_holds_nobody_up(work: Work) -> None:
     assert await asyncio.gather(first, second) == [0, 2]
 
 
-async def test_a_batch_of_callers_that_overlap_waits_for_others(work: Work) -> None:
+async def test_a_batch_of_callers_that_overlap_waits_for_three_quarters_of_them(work: Work) -> None:
+    batcher: Batcher[int, int] = Batcher(work, rhythm=Rhythm(crowd=60))
+    first = await blocked(work, batcher)
+    rest = [batcher.add(n) for n in range(1, 8)]
+    work.go.set()
+    await asyncio.gather(first, *rest)  # seven of eight: enough
+    again = [batcher.add(n) for n in range(5)]
+    await asyncio.sleep(0.01)
+    assert len(work.batches) == 2  # the next one waits for more
+    again.append(batcher.add(5))
+    assert await asyncio.gather(*again) == [0, 2, 4, 6, 8, 10]
+    assert work.batches == [[0], [1, 2, 3, 4, 5, 6, 7], [0, 1, 2, 3, 4, 5]]
+
+
+async def test_two_callers_do_not_wait_for_each_other(work: Work) -> None:
     batcher: Batcher[int, int] = Batcher(work, rhythm=Rhythm(crowd=60))
     first = await blocked(work, batcher)
     second = batcher.add(1)
     work.go.set()
-    await first
-    for n in (2, 3):
-        await asyncio.sleep(0)
-        batcher.add(n)
-    assert work.batches == [[0]]  # the next one waits for more
-    assert not second.done()
+    assert await asyncio.gather(first, second) == [0, 2]
+    assert work.batches == [[0], [1]]
 
 
 async def test_a_full_batch_waits_for_nobody(work: Work) -> None:
@@ -145,10 +155,11 @@ async def test_a_lone_caller_waits_for_nobody_however_often_it_comes(work: Work)
 async def test_what_waited_for_others_begins_in_time(work: Work) -> None:
     batcher: Batcher[int, int] = Batcher(work, rhythm=Rhythm(crowd=0.01))
     first = await blocked(work, batcher)
-    rest = [batcher.add(n) for n in (1, 2)]
+    rest = [batcher.add(n) for n in range(1, 8)]
     work.go.set()
-    assert await asyncio.gather(first, *rest) == [0, 2, 4]
-    assert work.batches == [[0], [1, 2]]
+    await asyncio.gather(first, *rest)
+    assert await asyncio.gather(*(batcher.add(n) for n in (8, 9))) == [16, 18]
+    assert work.batches[2:] == [[8, 9]]
 
 
 @pytest.mark.parametrize(
@@ -177,7 +188,8 @@ async def _steady_crowd(gap: float) -> tuple[float, int]:
         return items
 
     batcher: Batcher[int, int] = Batcher(work, rhythm=Rhythm(crowd=0.003, longest=0.012))
-    batcher.add(0)
+    for _ in range(40):
+        batcher.add(0)
     await asyncio.sleep(0.00005)
     first = loop.time()
     while len(batches) < 2:
@@ -186,6 +198,33 @@ async def _steady_crowd(gap: float) -> tuple[float, int]:
     await batcher.drain()
     began, size = batches[1]
     return began - first, size
+
+
+def test_callers_who_wait_for_their_answers_are_not_waited_for() -> None:
+    """Eight that come back one by one, each as soon as it has its answer: most of the time a batch is in flight."""
+    with asyncio.Runner(loop_factory=TimelessLoop) as runner:
+        rounds, took = runner.run(_eight_callers(took_each=0.003))
+    assert took / rounds < 2.3 * 0.003
+
+
+async def _eight_callers(took_each: float) -> tuple[int, float]:
+    """Rounds of all of them, and seconds."""
+    loop, rounds = asyncio.get_running_loop(), 20
+
+    async def work(items: Sequence[int]) -> Sequence[int]:
+        await asyncio.sleep(took_each)
+        return items
+
+    batcher: Batcher[int, int] = Batcher(work, rhythm=Rhythm(crowd=0.003, longest=0.012))
+
+    async def caller(number: int) -> None:
+        for _ in range(rounds):
+            await asyncio.sleep(0.0001 * number)
+            await batcher.do(number)
+
+    began = loop.time()
+    await asyncio.gather(*(caller(number) for number in range(8)))
+    return rounds, loop.time() - began
 
 
 async def test_a_batch_is_bounded_by_items(work: Work) -> None:
