@@ -37,7 +37,7 @@ LATELY = 0.05
 @dataclass(frozen=True, slots=True)
 class Rhythm:
     """When a batch begins, in seconds. Beside another one, when nothing has moved that one for `late`. And while
-    callers overlap, its first one waits up to `crowd` for others; as long as they come in numbers, up to `longest`."""
+    callers overlap, its first one waits for others up to `crowd`; as long as they come in numbers, to `longest`."""
 
     late: float = LATE_SECONDS
     crowd: float = 0.0
