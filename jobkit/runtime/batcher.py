@@ -71,7 +71,7 @@ class Batcher(Generic[T, R]):
         self._late, self._crowd, self._longest = rhythm.late, rhythm.crowd, rhythm.longest
         self._crowd_until = 0.0
         self._waiting_since = 0.0
-        self._unanswered = 0
+        self._in_flight = 0
         self._most, self._most_before, self._counting_since = 0, 0, 0.0
         self._pausing: asyncio.TimerHandle | None = None
         self._beginning = 0
@@ -99,7 +99,6 @@ class Batcher(Generic[T, R]):
         """Put `item` into the next batch; the future has its answer."""
         loop = self._loop = self._loop or asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
-        self._unanswered += 1
         if self._crowd:
             self._note_crowd(loop.time())
         self._waiting.append((item, future))
@@ -118,7 +117,7 @@ class Batcher(Generic[T, R]):
             self._waiting_since = now
         if now - self._counting_since > LATELY:
             self._most_before, self._most, self._counting_since = self._most, 0, now
-        self._most = max(self._most, self._unanswered)
+        self._most = max(self._most, self._in_flight + len(self._waiting) + 1)
 
     @property
     def _worth(self) -> int:
@@ -196,6 +195,7 @@ class Batcher(Generic[T, R]):
             self._free += 1
             return
         self._began_at = loop.time()
+        self._in_flight += len(batch)
         task = loop.create_task(self._run(batch, loop))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -236,7 +236,7 @@ class Batcher(Generic[T, R]):
                 elif not future.done():
                     future.set_result(answer)
         finally:
-            self._unanswered -= len(batch)
+            self._in_flight -= len(batch)
             self._free += 1
             self._look(loop)
 

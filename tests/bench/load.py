@@ -15,11 +15,13 @@ from selfheal.jobs.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
 
 from jobkit.rpc.convert import dict_to_struct
 from tests.bench.figures import Span
+from tests.bench.peers.apps.client import due
 
 if TYPE_CHECKING:
     from selfheal.jobs.v1.job_service_pb2_grpc import JobServiceAsyncStub
 
 PAYLOAD = {"to": "someone@example.com", "subject": "Your order", "body": "It is on its way.", "order": 4711}
+WIDTHS = (1, 32, 256)  # calls in flight
 BATCH = 1000
 BATCHES_IN_FLIGHT = 4
 
@@ -70,14 +72,8 @@ async def travel(call: Travel, total: int, per_second: float, warm: int = 0) -> 
         return tuple(moment - began for moment in await call())
 
     if per_second:
-        tasks: list[asyncio.Task[tuple[float, ...]]] = []
         async with asyncio.TaskGroup() as group:
-            # Each is made when it is due: who makes all of them first is late for the first.
-            for number in range(total):
-                began = first + number / per_second
-                if (early := began - time.time()) > 0:
-                    await asyncio.sleep(early)
-                tasks.append(group.create_task(one(began)))
+            tasks = [group.create_task(one(began)) async for began in due(first, total, per_second)]
         travels = [task.result() for task in tasks]
         first += warm / per_second
     else:

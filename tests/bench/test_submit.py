@@ -14,7 +14,6 @@ pytestmark = pytest.mark.timeout(900)
 RAW = "raw aio-pika publish, 256 in flight"
 INSERTS = "unbatched inserts, 8 connections"
 LONE_INSERTS = "unbatched inserts, 1 connection"
-WIDTHS = (1, 32, 256)  # calls in flight
 SMALL = 100  # jobs of a small batch
 POSTS = 500  # the requirement's figure: 500 POSTs, 50 at once
 
@@ -33,14 +32,20 @@ def test_submit(
             stand.rate(INSERTS, loop.run(bare.insert_rows(postgres_url, sizes.jobs // 2, 8)))
             span = loop.run(load.submit_batches(address, job_type, sizes.jobs))
             stand.rate("BatchSubmitJobs, 1,000 a call, 4 in flight", span, INSERTS, RAW)
-            for width in WIDTHS:
+            for width in load.WIDTHS:
                 inserts = LONE_INSERTS if width == 1 else INSERTS
                 _batches(stand, loop, job_type, width, inserts)
                 _singly(stand, loop, echo, job_type, width, inserts)
-                _posts(stand, loop, job_type, width, inserts)
-            span = loop.run(load.post_jobs(stand.ports.http("jobapi"), job_type, POSTS, 50))
-            stand.rate("POST /jobs, 50 in flight", span, "bare grpc.aio echo, 32 in flight", INSERTS)
-            stand.latency("POST /jobs, 50 in flight", span, "bare grpc.aio echo, 32 in flight", same=True)
+                _posts(stand, loop, job_type, width, _calls(stand, width), _echo_row(width), inserts)
+            _posts(stand, loop, job_type, 50, POSTS, _echo_row(32), INSERTS)
+
+
+def _calls(stand: Stand, width: int) -> int:
+    return stand.sizes.lone if width == 1 else stand.sizes.singly
+
+
+def _echo_row(width: int) -> str:
+    return f"bare grpc.aio echo, {width} in flight"
 
 
 def _batches(stand: Stand, loop: asyncio.Runner, job_type: str, width: int, inserts: str) -> None:
@@ -50,17 +55,18 @@ def _batches(stand: Stand, loop: asyncio.Runner, job_type: str, width: int, inse
     stand.rate(f"BatchSubmitJobs, {SMALL} a call, {width} in flight", span, inserts)
 
 
-def _posts(stand: Stand, loop: asyncio.Runner, job_type: str, width: int, inserts: str) -> None:
-    name, total = f"POST /jobs, {width} in flight", stand.sizes.lone if width == 1 else stand.sizes.singly
+def _posts(
+    stand: Stand, loop: asyncio.Runner, job_type: str, width: int, total: int, echo: str, inserts: str
+) -> None:
+    name = f"POST /jobs, {width} in flight"
     span = loop.run(load.post_jobs(stand.ports.http("jobapi"), job_type, total, width))
-    stand.rate(name, span, f"bare grpc.aio echo, {width} in flight", inserts)
-    stand.latency(name, span, f"bare grpc.aio echo, {width} in flight", same=True)
+    stand.rate(name, span, echo, inserts)
+    stand.latency(name, span, echo, same=True)
 
 
 def _singly(stand: Stand, loop: asyncio.Runner, echo: str, job_type: str, width: int, inserts: str) -> None:
     """SubmitJob beside an echo of the same message."""
-    total = stand.sizes.lone if width == 1 else stand.sizes.singly
-    bare_name, name = (f"{what}, {width} in flight" for what in ("bare grpc.aio echo", "SubmitJob"))
+    total, bare_name, name = _calls(stand, width), _echo_row(width), f"SubmitJob, {width} in flight"
     span = loop.run(load.submit_singly(echo, job_type, total, width))
     stand.rate(bare_name, span)
     stand.latency(bare_name, span, same=True)

@@ -36,8 +36,8 @@ SERVERS = Servers(
 SINGLE = replace(
     SERVERS,
     name=ONE,
-    setup="The same with a worker of one process: it leaves a core to the servers, and has twice as many jobs to a "
-    "batch.",
+    setup="The same with a worker of one process: it leaves a core to the servers, and nobody shares its "
+    "batches.",
     submits=(),
     workers=1,
 )

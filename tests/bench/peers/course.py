@@ -19,15 +19,16 @@ FEWEST = 100  # jobs of a load, or of a drain
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """A load: `rate` a second; the first `warm` jobs do not count, `jobs` do."""
+    """A load: `total` jobs, `rate` a second; the first `warm` do not count."""
 
     rate: float
     warm: int
-    jobs: int
+    total: int
 
     @classmethod
     def at(cls, rate: float) -> Pace:
-        return cls(rate, round(rate * WARM_SECONDS), max(round(rate * SECONDS), FEWEST))
+        warm = round(rate * WARM_SECONDS)
+        return cls(rate, warm, warm + max(round(rate * SECONDS), FEWEST))
 
 
 @dataclass(slots=True)
@@ -90,8 +91,8 @@ class Course:
         capacity = self.score("through", Span(jobs, sent.began, notes[-1].ended))
         for percent in LOADS:
             pace = Pace.at(capacity * percent / 100)
-            client.pace("noop", door, pace.warm + pace.jobs, pace.rate)
-            notes = self.place.notes.take(pace.warm + pace.jobs)
+            client.pace("noop", door, pace.total, pace.rate)
+            notes = self.place.notes.take(pace.total)
             self.score(f"at {percent} %", latencies(notes, pace.warm))
             if recorded := self.contender.recorded(self.place, notes):
                 self.score(f"at {percent} %, recorded", latencies(recorded, pace.warm))

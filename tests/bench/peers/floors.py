@@ -11,8 +11,6 @@ from tests.bench import bare, load
 from tests.bench.peers.contender import Place
 from tests.bench.peers.course import FEWEST, LOADS, Pace, Score
 
-WIDTHS = (1, 32, 256)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Floor(ABC):
@@ -31,7 +29,7 @@ class Floor(ABC):
 class RawRabbit(Floor):
     def run(self, place: Place, score: Score, loop: asyncio.Runner, jobs: int) -> None:
         url = place.urls["rabbitmq"]
-        for width in WIDTHS:
+        for width in load.WIDTHS:
             total = jobs // 20 if width == 1 else jobs // 2
             score(f"submit, {width} in flight", loop.run(bare.publish(url, total, width)))
         score("drain, no-op", loop.run(bare.consume(url, jobs, 250)))
@@ -47,7 +45,7 @@ class RawPostgres(Floor):
 class RawGrpc(Floor):
     def run(self, place: Place, score: Score, loop: asyncio.Runner, jobs: int) -> None:
         with place.stand.echo() as address:
-            for width in WIDTHS:
+            for width in load.WIDTHS:
                 total = jobs // 20 if width == 1 else jobs // 4
                 span = loop.run(load.submit_singly(address, "bench", total, width))
                 score(f"submit, {width} in flight", span)
@@ -69,7 +67,7 @@ class SerialChain(Floor):
             capacity = score("through", await load.in_flight(jobs // 8, 32, call))
             for percent in LOADS:
                 pace = Pace.at(capacity * percent / 100)
-                (span,) = await load.travel(chain, pace.warm + pace.jobs, pace.rate, pace.warm)
+                (span,) = await load.travel(chain, pace.total, pace.rate, pace.warm)
                 score(f"at {percent} %", span)
 
 

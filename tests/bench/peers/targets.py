@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,28 +21,27 @@ class Target:
     ours: str
     other: str
     theirs: str
-    least: float | None = None
-    most: float | None = None
+    least: float = 0.0
+    most: float = math.inf
 
     def ratio(self, scores: Scores, us: str) -> float | None:
         """For one of our rows; None where one of the two was not measured."""
         ours, theirs = scores.get(us, self.ours), scores.get(self.other, self.theirs)
         if ours is None or theirs is None:
             return None
-        if self.least is not None:
+        if self.least:
             return ours.rate / theirs.rate
         return ours.latency(99) / theirs.latency(99)
 
     def row(self, ratios: Sequence[float | None]) -> tuple[str, ...]:
-        aim = f"at least {self.least:.1f} x" if self.least is not None else f"p99 at most {self.most:.1f} x"
+        aim = f"at least {self.least:.1f} x" if self.least else f"p99 at most {self.most:.1f} x"
         what = f"{self.ours}, beside {self.other}, {self.theirs}"
         return what, aim, *(self._cell(ratio) for ratio in ratios)
 
     def _cell(self, ratio: float | None) -> str:
         if ratio is None:
             return ""
-        met = ratio >= self.least if self.least is not None else self.most is not None and ratio <= self.most
-        return f"{ratio:.2f} x, {'met' if met else '**MISSED**'}"
+        return f"{ratio:.2f} x, {'met' if self.least <= ratio <= self.most else '**MISSED**'}"
 
 
 TARGETS = (

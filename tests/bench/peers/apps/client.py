@@ -15,7 +15,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -100,7 +100,7 @@ def _pace(pool: ThreadPoolExecutor, door: Door, order: Order) -> float:
 # -- for libraries on asyncio: `width` calls in flight are as many coroutines
 
 
-async def serve_async(**doors: Callable[[str, Any], Awaitable[Any]]) -> None:
+async def serve_async(**doors: Callable[[str, Any], Coroutine[Any, Any, Any]]) -> None:
     """`one` is needed, others are not."""
     loop = asyncio.get_running_loop()
     orders = _orders()
@@ -123,16 +123,20 @@ async def _lanes_async(total: int, call: Callable[[], Awaitable[Any]], width: in
     await asyncio.gather(*[lane() for _ in range(width)])
 
 
-async def _pace_async(door: Callable[[str, Any], Awaitable[Any]], order: Order) -> float:
-    """When the schedule began. Calls begin as they are due: whoever makes all of them first is late for the first."""
-    first = time.time() + 0.05
-    running: set[asyncio.Task[Any]] = set()
-    for number in range(order["total"]):
-        planned = first + number / order["rate"]
+async def due(first: float, total: int, rate: float) -> AsyncIterator[float]:
+    """The moments of a schedule, each when it has come. Calls are made then: who makes all of them before the first
+    is late for it."""
+    for number in range(total):
+        planned = first + number / rate
         if (early := planned - time.time()) > 0:
             await asyncio.sleep(early)
-        task = asyncio.ensure_future(door(order["task"], planned))
-        running.add(task)
-        task.add_done_callback(running.discard)
-    await asyncio.gather(*running)
+        yield planned
+
+
+async def _pace_async(door: Callable[[str, Any], Coroutine[Any, Any, Any]], order: Order) -> float:
+    """When the schedule began. A call that fails ends it."""
+    first = time.time() + 0.05
+    async with asyncio.TaskGroup() as group:
+        async for planned in due(first, order["total"], order["rate"]):
+            group.create_task(door(order["task"], planned))
     return first
