@@ -18,6 +18,7 @@ import pytest
 import sqlalchemy as sa
 import uuid_utils.compat as uuid_ids
 
+from jobkit.adapters.sql.direct_sqlite import DirectSqlite, Elsewhere
 from jobkit.adapters.sql.engine import Database
 from jobkit.adapters.sql.history import SqlHistory
 from jobkit.adapters.sql.incidents import SqlSums
@@ -218,6 +219,21 @@ class OnSqlite:
 
     @pytest.fixture
     async def database(self, file: Path) -> AsyncIterator[Database]:
+        database = Database(f"sqlite:///{file}")
+        yield database
+        await database.close()
+
+
+class OnSlowSqlite(OnSqlite):
+    """The same where the event loop must not wait for the file: the hot path goes by the threads, too."""
+
+    @pytest.fixture
+    async def database(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Database]:
+        def elsewhere(*_: Any) -> None:
+            raise Elsewhere
+
+        monkeypatch.setattr(DirectSqlite, "read", elsewhere)
+        monkeypatch.setattr(DirectSqlite, "write", elsewhere)
         database = Database(f"sqlite:///{file}")
         yield database
         await database.close()

@@ -13,6 +13,7 @@ from tests.contract.store_contract import (
     LEASE,
     SESSION,
     OnPostgres,
+    OnSlowSqlite,
     OnSqlite,
     Store,
     StoreContract,
@@ -277,6 +278,10 @@ class ProgressContract(StoreContract):
 
 
 class TestSqliteClaims(OnSqlite, ClaimContract, RenewContract, ProgressContract):
+    pass
+
+
+class TestSlowSqliteClaims(OnSlowSqlite, ClaimContract, RenewContract, ProgressContract):
     pass
 
 

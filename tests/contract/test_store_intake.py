@@ -11,6 +11,7 @@ from jobkit.ports import Accepted
 from tests.contract.store_contract import (
     SESSION,
     OnPostgres,
+    OnSlowSqlite,
     OnSqlite,
     Store,
     StoreContract,
@@ -141,6 +142,10 @@ class IntakeContract(StoreContract):
 
 
 class TestSqliteIntake(OnSqlite, IntakeContract):
+    pass
+
+
+class TestSlowSqliteIntake(OnSlowSqlite, IntakeContract):
     pass
 
 

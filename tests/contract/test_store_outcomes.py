@@ -14,6 +14,7 @@ from tests.contract.store_contract import (
     SESSION,
     TIMED_OUT,
     OnPostgres,
+    OnSlowSqlite,
     OnSqlite,
     Store,
     StoreContract,
@@ -226,6 +227,10 @@ class SettleContract(StoreContract):
 
 
 class TestSqliteOutcomes(OnSqlite, SettleContract):
+    pass
+
+
+class TestSlowSqliteOutcomes(OnSlowSqlite, SettleContract):
     pass
 
 

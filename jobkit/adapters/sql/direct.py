@@ -17,11 +17,11 @@ from uuid import UUID
 
 import asyncpg
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+
+from jobkit.adapters.sql.hot import POSTGRESQL, Hot
 
 RECYCLE_SECONDS = 1800.0
 CLOSE_SECONDS = 2.0
-_DIALECT: Any = PGDialect_asyncpg()  # type: ignore[no-untyped-call]
 # What SQLAlchemy's URLs may hold for its own use of asyncpg.
 _NOT_FOR_ASYNCPG = ("prepared_statement_cache_size", "prepared_statement_name_func", "async_creator_fn")
 
@@ -36,30 +36,12 @@ class Row(asyncpg.Record):
             raise AttributeError(name) from None
 
 
-class Hot:
-    """A statement of the hot path; every parameter without a value of its own is given with each call."""
-
-    def __init__(self, statement: sa.Executable) -> None:
-        self.statement = statement
-        self._compiled: tuple[str, tuple[tuple[str, Any], ...]] | None = None
-
-    def bound(self, values: Mapping[str, Any]) -> tuple[str, list[Any]]:
-        """The text for asyncpg, and its arguments in order."""
-        if self._compiled is None:
-            assert isinstance(self.statement, sa.ClauseElement)
-            compiled: Any = self.statement.compile(dialect=_DIALECT)
-            names = compiled.positiontup
-            self._compiled = compiled.string, tuple((name, compiled.params.get(name)) for name in names)
-        text, parameters = self._compiled
-        return text, [values.get(name, own) for name, own in parameters]
-
-
 class Direct:
     """Up to `size` connections to `url`, made when they are needed; `options` are further ones of `asyncpg.connect`.
     What goes wrong is raised as asyncpg, the system or asyncio say it."""
 
     def __init__(self, url: sa.URL, options: Mapping[str, Any], size: int) -> None:
-        given: dict[str, Any] = _DIALECT.create_connect_args(url)[1]
+        given: dict[str, Any] = POSTGRESQL.create_connect_args(url)[1]
         self._options = {k: v for k, v in given.items() if k not in _NOT_FOR_ASYNCPG} | dict(options)
         self._idle: deque[tuple[asyncpg.Connection[Row], float]] = deque()
         self._room = asyncio.Semaphore(size)
@@ -68,7 +50,7 @@ class Direct:
 
     async def fetch(self, hot: Hot, values: Mapping[str, Any]) -> Sequence[Row]:
         """The rows that the statement returns."""
-        text, arguments = hot.bound(values)
+        text, arguments = hot.postgresql(values)
         async with self._room:
             generation = self._generation
             connection, since = await self._connection()

@@ -1,7 +1,8 @@
 """One way to the database: transactions with a timeout, retried where that is safe, errors translated.
 
 PostgreSQL through asyncpg; SQLite through aiosqlite with one writer connection, BEGIN IMMEDIATE, WAL and
-synchronous=FULL (one fsync a commit is what makes an accepted job survive a power cut).
+synchronous=FULL (one fsync a commit is what makes an accepted job survive a power cut). The hot path has ways of its
+own to both: `direct` and `direct_sqlite`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import aiosqlite
@@ -19,7 +21,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from jobkit.adapters.sql.direct import Direct, Hot
+from jobkit.adapters.sql.direct import Direct
+from jobkit.adapters.sql.direct_sqlite import PRAGMAS, DirectSqlite, Elsewhere, Run
+from jobkit.adapters.sql.hot import Hot
 from jobkit.adapters.sql.terms import db_now
 from jobkit.domain.errors import Unavailable, store_unavailable
 
@@ -87,7 +91,11 @@ class Database:
         self.is_sqlite = self.url.drivername.startswith("sqlite")
         self._refused_at: float | None = None
         self._direct: Direct | None = None
+        self._near: DirectSqlite | None = None
         if self.is_sqlite:
+            self._near = DirectSqlite(str(self.url.database))
+            # There is one writer, and those who wait for the lock of its file are not served in turn.
+            self._turn = asyncio.Lock()
             self._writer = self._sqlite_engine(1)
             self._reader = self._sqlite_engine(4)
         else:
@@ -151,7 +159,13 @@ class Database:
         Raises Unavailable when the database is away or does not answer in time; the outcome is then unknown.
         Raises BadData when the database refuses what a statement carries.
         """
-        return await self._tried(lambda: _in_transaction(self._writer, work), write=True)
+        return await self._tried(lambda: self._transaction(work), write=True)
+
+    async def _transaction(self, work: Callable[[AsyncConnection], Awaitable[R]]) -> R:
+        if not self.is_sqlite:
+            return await _in_transaction(self._writer, work)
+        async with self._turn:
+            return await _in_transaction(self._writer, work)
 
     async def read(self, work: Callable[[AsyncConnection], Awaitable[R]]) -> R:
         """Run `work`, which only reads. Raises Unavailable."""
@@ -167,7 +181,30 @@ class Database:
         async def work(connection: AsyncConnection) -> Sequence[Any]:
             return (await connection.execute(hot.statement, values)).all()
 
-        return await (self.write(work) if write else self.read(work))
+        if write:
+            return await self.steps(lambda run: run.rows(hot, values), work)
+        return await self._tried(lambda: self._near_read(hot, values, work), write=False)
+
+    async def steps(self, near: Callable[[Run], R], work: Callable[[AsyncConnection], Awaitable[R]]) -> R:
+        """One transaction on SQLite that can be done in two ways: at once, or, where that would keep everybody
+        waiting, as `write` does it. Raises as `write` does."""
+
+        async def done() -> R:
+            assert self._near is not None
+            async with self._turn:
+                with suppress(Elsewhere):
+                    return self._near.write(near)
+                return await _in_transaction(self._writer, work)
+
+        return await self._tried(done, write=True)
+
+    async def _near_read(
+        self, hot: Hot, values: Mapping[str, Any], work: Callable[[AsyncConnection], Awaitable[Sequence[Any]]]
+    ) -> Sequence[Any]:
+        assert self._near is not None
+        with suppress(Elsewhere):
+            return self._near.read(hot, values)
+        return await _in_transaction(self._reader, work)
 
     async def _tried(self, work: Callable[[], Awaitable[R]], *, write: bool) -> R:
         for attempt in range(1, MAX_TRIES + 1):
@@ -213,22 +250,22 @@ class Database:
         if self._direct is not None:
             await self._direct.close()
         await self._writer.dispose()
-        if self.is_sqlite:
+        if self._near is not None:
+            self._near.close()
             await self._reader.dispose()
 
 
 async def _prepare_sqlite(connection: aiosqlite.Connection) -> None:
     for attempt in range(1, MAX_TRIES + 1):
         try:
-            await connection.execute("PRAGMA journal_mode=WAL")
+            for pragma in PRAGMAS:
+                await connection.execute(pragma)
             break
         except aiosqlite.OperationalError:
             # Another process is just doing the same to a new file; SQLite's own timeout does not cover this.
             if attempt == MAX_TRIES:
                 raise
             await asyncio.sleep(0.02 * 2**attempt)
-    await connection.execute("PRAGMA synchronous=FULL")
-    await connection.execute("PRAGMA foreign_keys=ON")
 
 
 async def _in_transaction(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[R]]) -> R:

@@ -8,11 +8,12 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from jobkit.adapters.sql.direct import Hot
+from jobkit.adapters.sql.direct_sqlite import Run
 from jobkit.adapters.sql.engine import Database, in_halves, packed, upsert
+from jobkit.adapters.sql.hot import Hot
 from jobkit.adapters.sql.tables import job_labels, jobs, request_keys
 from jobkit.adapters.sql.terms import TEXTS, any_text, db_now, each_row, earlier_of
 from jobkit.domain.errors import AlreadyExists, FieldViolation, InvalidJob, store_unavailable
@@ -32,8 +33,12 @@ class SqlIntake:
         async def run(part: Sequence[NewJob]) -> list[Accepted | Exception]:
             rows = Rows(session, now, marks)
             # Rows and their keys are one statement; labels have a table of their own.
-            if self._database.is_sqlite or any(job.labels for job in part):
+            if any(job.labels for job in part):
                 return await self._database.write(lambda c: _insert(c, part, rows))
+            if self._database.is_sqlite:
+                return await self._database.steps(
+                    lambda run: _insert_near(run, part, rows), lambda c: _insert(c, part, rows)
+                )
             if any(job.request_id for job in part):
                 return await self._insert_keyed(part, rows)
             await self._database.rows(_INSERT_EACH, rows.lists(part), write=True)
@@ -91,7 +96,7 @@ class Rows:
     def each(self, batch: Sequence[NewJob]) -> list[dict[str, Any]]:
         """Those of a statement for each."""
         columns, shared = _columns(batch, self.marks), self.shared
-        names = list(columns)
+        names = [f"b_{name}" for name in columns]
         return [dict(zip(names, row, strict=True)) | shared for row in zip(*columns.values(), strict=True)]
 
 
@@ -101,12 +106,11 @@ async def _insert(
     keyed = [job for job in batch if job.request_id]
     owners = await _claim_keys(connection, keyed) if keyed else {}
     answers = [_told(job, owners) for job in batch]
-    fresh = [j for j, a in zip(batch, answers, strict=True) if isinstance(a, Accepted) and not a.existed]
-    if fresh:
+    if fresh := _fresh(batch, answers):
         if connection.dialect.name == "postgresql":
             await connection.execute(_INSERT_EACH.statement, rows.lists(fresh))
         else:
-            await connection.execute(_INSERT, rows.each(fresh))
+            await connection.execute(_INSERT.statement, rows.each(fresh))
         labels = [
             {"key": key, "value": value, "job_id": job.job_id}
             for job in fresh
@@ -117,22 +121,37 @@ async def _insert(
     return answers
 
 
+def _insert_near(run: Run, batch: Sequence[NewJob], rows: Rows) -> list[Accepted | Exception]:
+    """`_insert` of jobs without labels, on SQLite."""
+    first = _firsts(batch)
+    owners: dict[str, tuple[UUID, bytes]] = {}
+    if first:
+        run.many(_KEY, [_key_of(job) for job in first.values()])
+        owners = {row[0]: (row[1], row[2]) for row in run.rows(_OWNERS, {"b_key": list(first)})}
+    answers = [_told(job, owners) for job in batch]
+    if fresh := _fresh(batch, answers):
+        run.many(_INSERT, rows.each(fresh))
+    return answers
+
+
+def _fresh(batch: Sequence[NewJob], answers: Sequence[Accepted | Exception]) -> list[NewJob]:
+    return [j for j, a in zip(batch, answers, strict=True) if isinstance(a, Accepted) and not a.existed]
+
+
 async def _claim_keys(connection: AsyncConnection, batch: Sequence[NewJob]) -> dict[str, tuple[UUID, bytes]]:
     """Who owns each request_id: the first to claim it. Sorted, so that two batches lock in one order."""
     first = _firsts(batch)
     ordered = sorted(first)
     insert: Any = upsert(connection)(request_keys).on_conflict_do_nothing()
-    await connection.execute(
-        insert,
-        [
-            {"request_id": key, "job_id": first[key].job_id, "content_hash": first[key].content_hash}
-            for key in ordered
-        ],
-    )
+    await connection.execute(insert, [_key_of(first[key]) for key in ordered])
     found = await connection.execute(
         sa.select(request_keys).where(any_text(request_keys.c.request_id, ordered))
     )
     return {row.request_id: (row.job_id, row.content_hash) for row in found}
+
+
+def _key_of(job: NewJob) -> dict[str, Any]:
+    return {"request_id": job.request_id, "job_id": job.job_id, "content_hash": job.content_hash}
 
 
 def _firsts(batch: Sequence[NewJob]) -> dict[str, NewJob]:
@@ -202,13 +221,16 @@ _SHARED: dict[str, sa.ColumnElement[Any]] = {
     "created_at": _now,
     "updated_at": _now,
 }
-_INSERT = sa.insert(jobs).values(_SHARED)
+_INSERT = Hot(
+    sa.insert(jobs).values({c.name: sa.bindparam(f"b_{c.name}", type_=c.type) for c in _each.c} | _SHARED)
+)
 _INSERT_EACH = Hot(
     sa.insert(jobs).from_select(
         [*_each.c.keys(), *_SHARED],
         sa.select(*_each.c, *(value.label(name) for name, value in _SHARED.items())),
     )
 )
+_KEY = Hot(sqlite.insert(request_keys).on_conflict_do_nothing())
 _each_key = each_row("each_key", key=sa.String, owner=sa.Uuid, hash=sa.LargeBinary)
 # In the order of the keys, as every batch does, so that two of them queue up instead of deadlocking.
 _owned = (

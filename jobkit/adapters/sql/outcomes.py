@@ -11,9 +11,10 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from jobkit.adapters.sql.direct import Hot
+from jobkit.adapters.sql.direct_sqlite import Run
 from jobkit.adapters.sql.engine import Database
 from jobkit.adapters.sql.holds import mark_now
+from jobkit.adapters.sql.hot import Hot
 from jobkit.adapters.sql.rows import clean, pack_history
 from jobkit.adapters.sql.tables import jobs
 from jobkit.adapters.sql.terms import BLOBS, INTEGERS, UUIDS, any_uuid, db_now, nth_like, unindexed
@@ -71,7 +72,9 @@ async def settle_batch(connection: AsyncConnection, batch: Sequence[Settlement])
 
 
 async def complete_batch(database: Database, batch: Sequence[Settlement]) -> list[bool]:
-    """`settle_batch` of nothing but successes of different jobs, on PostgreSQL: one statement, fenced row by row."""
+    """`settle_batch` of nothing but successes of different jobs, fenced row by row: one statement on PostgreSQL."""
+    if database.is_sqlite:
+        return await database.steps(lambda run: _complete_near(run, batch), lambda c: settle_batch(c, batch))
     ordered = sorted(batch, key=attrgetter("at.job_id.int"))
     values = {
         "b_ids": [item.at.job_id for item in ordered],
@@ -87,6 +90,18 @@ async def complete_batch(database: Database, batch: Sequence[Settlement]) -> lis
     settled = await database.rows(_SETTLED, {"b_ids": left}, write=False)
     done.update((row[0], row[1]) for row in settled)
     return [(item.at.job_id, item.at.delivery) in done for item in batch]
+
+
+def _complete_near(run: Run, batch: Sequence[Settlement]) -> list[bool]:
+    changed = run.changed(_COMPLETE_ONE, [_completed_at(item) for item in batch])
+    if all(changed):
+        return [True] * len(batch)
+    left = [item.at.job_id for item, done in zip(batch, changed, strict=True) if not done]
+    settled = {(row[0], row[1]) for row in run.rows(_SETTLED, {"b_ids": left})}  # a repeat, as above
+    return [
+        bool(done) or (item.at.job_id, item.at.delivery) in settled
+        for item, done in zip(batch, changed, strict=True)
+    ]
 
 
 _ENDED: dict[str, Any] = {
@@ -130,6 +145,20 @@ _COMPLETE_EACH = Hot(
     )
     .returning(jobs.c.job_id, jobs.c.deliveries)
 )
+_COMPLETE_ONE = Hot(
+    sa.update(jobs)
+    .where(
+        jobs.c.job_id == sa.bindparam("b_id", type_=sa.Uuid),
+        jobs.c.deliveries == sa.bindparam("b_delivery", type_=sa.Integer),
+        unindexed(jobs.c.state) == RUNNING,
+    )
+    .values(
+        result=sa.bindparam("b_result", type_=sa.LargeBinary),
+        finished_at=db_now(),
+        updated_at=db_now(),
+        **_COMPLETED,
+    )
+)
 _SETTLED = Hot(sa.select(jobs.c.job_id, jobs.c.settled_delivery).where(any_uuid(jobs.c.job_id, _ids)))
 _CHANGE = (
     sa.update(jobs)
@@ -158,6 +187,11 @@ _CHANGE = (
         **_ENDED,
     )
 )
+
+
+def _completed_at(item: Settlement) -> dict[str, Any]:
+    result = item.decision.result if isinstance(item.decision, Complete) else None
+    return {"b_id": item.at.job_id, "b_delivery": item.at.delivery, "b_result": result}
 
 
 def _completed(item: Settlement, decision: Complete, now: int) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from jobkit.adapters.sql.direct import Hot
 from jobkit.adapters.sql.engine import Database
 from jobkit.adapters.sql.holds import holds_at, holds_now, revision_now
+from jobkit.adapters.sql.hot import Hot
 from jobkit.adapters.sql.rows import HOLD_COLUMNS, hold_of, job_of
 from jobkit.adapters.sql.scans import page_scan
 from jobkit.adapters.sql.tables import WAITING, job_types, jobs

@@ -11,8 +11,8 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from jobkit.adapters.sql.direct import Hot
 from jobkit.adapters.sql.engine import Database, in_halves
+from jobkit.adapters.sql.hot import Hot
 from jobkit.adapters.sql.outcomes import (
     LOCK_FREE,
     LOOK,
@@ -129,7 +129,7 @@ class SqlWork:
 
         # The one statement for many finds a row's outcome by the row's id.
         twice = len({item.at.job_id for item in batch}) < len(batch)
-        if self._database.is_sqlite or twice:
+        if twice:
             return await in_halves(batch, run, alone) if batch else []
         # Most batches hold nothing but successes. Each item's answer is its own: two transactions do as well as one.
         good = [item for item in batch if isinstance(item.decision, Complete)]
