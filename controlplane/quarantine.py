@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from uuid import UUID
-
-from prometheus_client import Counter
 
 from jobkit.domain.asked import page_size, text_violations
 from jobkit.domain.errors import FieldViolation, InvalidJob
@@ -19,6 +16,7 @@ from jobkit.domain.submit import REQUEST_ID
 from jobkit.host.channels import ENDED
 from jobkit.host.world import World, new_id
 from jobkit.ports import FailureGroup, GroupToken
+from jobkit.tally import Counts
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +31,7 @@ ANYBODY = "anonymous"
 class QuarantineDesk:
     """The use cases. Raises the errors of `domain.errors`."""
 
-    def __init__(self, world: World, finished: Callable[[str, str], Counter]) -> None:
+    def __init__(self, world: World, finished: Counts) -> None:
         self._world = world
         self._finished = finished
 
@@ -97,7 +95,7 @@ class QuarantineDesk:
             wanted = min(BATCH, limit - discarded)
             ids = await self._world.quarantine.discard(job_type, query, after, wanted)
             if ids:
-                self._finished(job_type, "discarded").inc(len(ids))
+                self._finished.labels(job_type, "discarded").inc(len(ids))
                 await self._world.signals.send(ENDED, ids)
                 after = ids[-1]
             discarded += len(ids)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
-
-from prometheus_client import Counter
 
 from jobapi.submit import Submitter
 from jobapi.waiting import Waiters
@@ -20,6 +18,7 @@ from jobkit.host.channels import CANCELS, ENDED
 from jobkit.host.world import World, new_id
 from jobkit.ports import Accepted, Dispatch
 from jobkit.runtime.publisher import Publisher
+from jobkit.tally import Counts
 
 MAX_BATCH = 10_000
 DEFAULT_PAGE = 50
@@ -36,7 +35,7 @@ class Jobs:
         submitter: Submitter,
         waiters: Waiters,
         publisher: Publisher,
-        finished: Callable[[str, str], Counter],
+        finished: Counts,
         max_payload: int,
     ) -> None:
         self._world = world
@@ -103,7 +102,7 @@ class Jobs:
     async def cancel(self, job_id: UUID) -> Job:
         job, ended = await self._world.steering.cancel(job_id)
         if ended:
-            self._finished(job.job_type, "cancelled").inc()
+            self._finished.labels(job.job_type, "cancelled").inc()
         await self._world.signals.send(ENDED if job.settled else CANCELS, [job_id])
         return job
 
@@ -122,7 +121,7 @@ class Jobs:
     async def discard(self, job_id: UUID) -> Job:
         job, ended = await self._world.steering.discard(job_id)
         if ended:
-            self._finished(job.job_type, "discarded").inc()
+            self._finished.labels(job.job_type, "discarded").inc()
         await self._world.signals.send(ENDED, [job_id])
         return job
 

@@ -17,10 +17,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from prometheus_client import Counter
-
 from jobkit.domain.errors import Unavailable
 from jobkit.ports import Delivery, Dispatcher, Lane
+from jobkit.tally import Count
 from worker.breakers import Breakers
 from worker.gate import Answer, Probe
 from worker.hand import Hand
@@ -56,7 +55,7 @@ class LaneParts:
     runner: Runner
     slots: Slots
     ack_after: float
-    consumed: Callable[[str], Counter]
+    consumed: Callable[[str], Count]
 
 
 class TypeLane:

@@ -6,19 +6,18 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import lru_cache
 from types import TracebackType
 from uuid import UUID
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Gauge
 
 from jobkit.domain.job import ClaimedJob
 from jobkit.domain.outcome import Convicted, Deferred, Failed, Interrupted, Outcome, Succeeded
 from jobkit.domain.retry import Cancel, Complete, Decision, Isolate, Retry
-from jobkit.level import Level
-from jobkit.runtime.finished import CHILDREN, finished
+from jobkit.runtime.finished import finished
 from jobkit.runtime.messaging import MessagingMetrics
 from jobkit.runtime.tracing import Tracing
+from jobkit.tally import Counts, Durations, Level
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 # A watch lapses by itself: the waiter's jobapi repeats it while it waits.
@@ -43,13 +42,13 @@ class Watch:
         self._attempt_ended = ended
         self._ended: list[UUID] = []
         self._watched: dict[UUID, float] = {}
-        self._attempts = Counter(
+        self._attempts = Counts(
             "selfheal_job_attempts_total",
             "Runs of handlers.",
             ["job_type", "outcome", "error_code"],
             registry=registry,
         )
-        self._duration = Histogram(
+        self._duration = Durations(
             "selfheal_job_duration_seconds",
             "How long handlers ran.",
             ["job_type"],
@@ -57,7 +56,7 @@ class Watch:
             buckets=SECONDS,
         )
         messaging.tell_processing(self._duration)
-        self._queued = Histogram(
+        self._queued = Durations(
             "selfheal_job_queue_seconds",
             "From submit to start of the first run.",
             ["job_type"],
@@ -67,11 +66,7 @@ class Watch:
         self._running = Level(
             Gauge("selfheal_jobs_running", "Attempts running now.", ["job_type"], registry=registry)
         )
-        # Looking a child up by its labels costs more than counting with it, five times a job. Types are bounded.
-        self._finished_of = finished(registry)
-        self._attempts_of = lru_cache(CHILDREN)(self._attempts.labels)
-        self._duration_of = lru_cache(CHILDREN)(self._duration.labels)
-        self._queued_of = lru_cache(CHILDREN)(self._queued.labels)
+        self._finished = finished(registry)
 
     def attempt(self, job: ClaimedJob) -> AbstractContextManager[Callable[[Outcome], None]]:
         """Around one run; what it yields is told the outcome."""
@@ -80,16 +75,18 @@ class Watch:
     def began(self, job: ClaimedJob) -> None:
         """A run has begun."""
         if job.delivery == 1:
-            self._queued_of(job.job_type).observe(max((job.start_time - job.create_time).total_seconds(), 0))
+            self._queued.labels(job.job_type).observe(
+                max((job.start_time - job.create_time).total_seconds(), 0)
+            )
         self._running.up(job.job_type)
 
     def over(self, job: ClaimedJob, took: float, outcome: Outcome | None) -> None:
         """It is over after so many seconds; without an outcome when it was given up."""
         self._running.down(job.job_type)
-        self._duration_of(job.job_type).observe(took)
+        self._duration.labels(job.job_type).observe(took)
         if outcome is not None:
             name, code = _labels(outcome)
-            self._attempts_of(job.job_type, name, code).inc()
+            self._attempts.labels(job.job_type, name, code).inc()
             self._attempt_ended(job.job_type, name)
 
     def settled(self, job: ClaimedJob, outcome: Outcome, decision: Decision) -> None:
@@ -98,7 +95,7 @@ class Watch:
             return
         end = ENDS.get(type(decision))
         if end is not None:
-            self._finished_of(job.job_type, end).inc()
+            self._finished.labels(job.job_type, end).inc()
             if self._watched.pop(job.job_id, None) is not None:
                 self._ended.append(job.job_id)
                 if len(self._ended) == 1:

@@ -17,8 +17,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from functools import partial
 
-from prometheus_client import Counter
-
 from jobkit.domain.errors import Unavailable
 from jobkit.domain.job import Token
 from jobkit.domain.retry import rung_at_least
@@ -26,6 +24,7 @@ from jobkit.host.world import World
 from jobkit.ports import Dispatch, Lease
 from jobkit.runtime.lifecycle import Loops
 from jobkit.runtime.publisher import Publisher
+from jobkit.tally import Counts
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ class Overdue:
         self,
         world: World,
         publisher: Publisher,
-        finished: Callable[[str, str], Counter],
+        finished: Counts,
         lost_after: float,
         lease: float,
     ) -> None:
@@ -108,7 +107,7 @@ class Overdue:
     async def _rescued(self, leases: Sequence[Lease]) -> list[Token]:
         tokens, ended = await self._recovery.rescue(self._publisher.session, leases)
         for job_type, number in ended.items():
-            self._finished(job_type, "cancelled").inc(number)
+            self._finished.labels(job_type, "cancelled").inc(number)
         return tokens
 
     async def begin_refill(self, loops: Loops) -> None:

@@ -3,12 +3,11 @@ methods and routes that are not ours are never counted under the name that a cal
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Gauge
 
-from jobkit.level import Level
+from jobkit.tally import Durations, Level
 
 # The bucket boundaries that both conventions advise, in seconds.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
@@ -35,7 +34,7 @@ class RpcMetrics:
     """A CallObserver and RequestObserver that counts into a Prometheus registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._calls = Histogram(
+        self._calls = Durations(
             "rpc_server_call_duration_seconds",
             "Duration of calls, through gRPC or the REST gateway.",
             ["rpc_method", "rpc_response_status_code"],
@@ -45,27 +44,24 @@ class RpcMetrics:
         self._active = Level(
             Gauge("rpc_server_active_calls", "Calls being served now.", ["rpc_method"], registry=registry)
         )
-        self._requests = Histogram(
+        self._requests = Durations(
             "http_server_request_duration_seconds",
             "Duration of HTTP requests.",
             ["http_request_method", "http_route", "http_response_status_code"],
             buckets=BUCKETS,
             registry=registry,
         )
-        # Looking a child up by its labels costs more than counting with it, several times a call.
-        self._call_of = lru_cache(None)(self._calls.labels)
-        self._request_of = lru_cache(None)(self._requests.labels)
 
     def started(self, method: str) -> None:
         self._active.up(method)
 
     def finished(self, method: str, code: str, seconds: float) -> None:
         self._active.down(method)
-        self._call_of(method, code).observe(seconds)
+        self._calls.labels(method, code).observe(seconds)
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         known = method if method in _HTTP_METHODS else "_OTHER"
-        self._request_of(known, route, str(status)).observe(seconds)
+        self._requests.labels(known, route, str(status)).observe(seconds)
 
 
 _HTTP_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

@@ -14,6 +14,7 @@ from functools import lru_cache
 from prometheus_client import CollectorRegistry, Counter, Histogram, Metric
 
 from jobkit.ports import Dispatch
+from jobkit.tally import Count, Counts, Durations
 
 EXCHANGE = "jobs"
 EMBEDDED, RABBITMQ = "selfheal", "rabbitmq"
@@ -38,7 +39,7 @@ class MessagingMetrics:
             [*LABELS, "error_type"],
             registry=registry,
         )
-        self._consumed = Counter(
+        self._consumed = Counts(
             "messaging_client_consumed_messages_total",
             "Messages that were delivered to the worker.",
             LABELS,
@@ -74,11 +75,11 @@ class MessagingMetrics:
         destination = f"{EXCHANGE}.retry.{delay}" if delay else sent_to(job_type)
         return self._sent.labels(self._system, destination, "publish", "" if confirmed else UNCONFIRMED)
 
-    def consumed(self, job_type: str) -> Counter:
+    def consumed(self, job_type: str) -> Count:
         """To be counted up with each delivery of the type."""
         return self._consumed.labels(self._system, consumed_from(job_type), "process")
 
-    def tell_processing(self, durations: Histogram) -> None:
+    def tell_processing(self, durations: Durations) -> None:
         """Tell what `durations` observes by job type as `messaging_process_duration_seconds` too."""
         self._registry.register(_Renamed(durations, self._system))
 
@@ -86,7 +87,7 @@ class MessagingMetrics:
 class _Renamed:
     """A collector: one histogram under another name and with other labels."""
 
-    def __init__(self, durations: Histogram, system: str) -> None:
+    def __init__(self, durations: Durations, system: str) -> None:
         self._durations = durations
         self._system = system
 

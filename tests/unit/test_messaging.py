@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from jobkit.domain.job import Token
 from jobkit.host.world import new_id
 from jobkit.ports import Dispatch
 from jobkit.runtime.messaging import MessagingMetrics
+from jobkit.tally import Durations
 
 SENT = "messaging_client_sent_messages_total"
 AT = {"messaging_system": "rabbitmq", "messaging_operation_name": "publish"}
@@ -45,7 +46,7 @@ async def test_what_was_sent_is_counted_by_destination_and_outcome() -> None:
 @pytest.mark.parametrize(("embedded", "system"), [(True, "selfheal"), (False, "rabbitmq")])
 def test_durations_are_told_under_both_names(embedded: bool, system: str) -> None:
     registry = CollectorRegistry()
-    ran = Histogram("selfheal_job_duration_seconds", "Ran.", ["job_type"], registry=registry, buckets=(1, 5))
+    ran = Durations("selfheal_job_duration_seconds", "Ran.", ["job_type"], registry=registry, buckets=(1, 5))
     metrics = MessagingMetrics(registry, embedded=embedded)
     metrics.tell_processing(ran)
     ran.labels("a").observe(2)
