@@ -57,6 +57,17 @@ class TestNear(OnSqlite, StoreContract):
         assert self.names(near) == ["one"]
         other.close()
 
+    def test_nor_does_it_read_a_file_that_another_process_has_for_itself(
+        self, near: DirectSqlite, file: Path
+    ) -> None:
+        other = sqlite3.connect(file, isolation_level=None)
+        other.execute("PRAGMA locking_mode=EXCLUSIVE")
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Elsewhere):
+            near.read(KEYS, {})
+        other.close()
+        assert self.names(near) == []
+
     def test_after_a_slow_commit_the_next_ones_go_elsewhere_for_a_while(self, file: Path) -> None:
         # Asked before a transaction, and on both sides of its commit.
         times = [

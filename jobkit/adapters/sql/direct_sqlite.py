@@ -61,12 +61,15 @@ class DirectSqlite:
         self._away_until = 0.0
 
     def read(self, hot: Hot, values: Mapping[str, Any]) -> Sequence[Any]:
-        """The rows of one statement. Raises Elsewhere, and what SQLAlchemy would."""
-        with _translated():
+        """The rows of one statement. Raises Elsewhere."""
+        try:
             return Run(self._connected()).rows(hot, values)
+        except sqlite3.Error as error:
+            raise Elsewhere from error  # whatever it is, it says so there, too
 
     def write(self, work: Callable[[Run], R]) -> R:
-        """`work` in one transaction. Raises as `read` does, and what `work` raises, with nothing done."""
+        """`work` in one transaction. Raises Elsewhere, what SQLAlchemy would, and what `work` raises, with nothing
+        done."""
         if self._clock() < self._away_until:
             raise Elsewhere
         with _translated():
@@ -76,7 +79,7 @@ class DirectSqlite:
         try:
             connection.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
-            raise Elsewhere from error  # whatever it is, it says so there, too
+            raise Elsewhere from error  # as above
         try:
             answer = work(Run(connection))
             began = self._clock()
@@ -93,12 +96,9 @@ class DirectSqlite:
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
             try:
-                connection = sqlite3.connect(self._path, timeout=0, isolation_level=None)
-                for pragma in PRAGMAS:
-                    connection.execute(pragma)
-            except sqlite3.OperationalError as error:
+                self._connection = _open(self._path)
+            except sqlite3.Error as error:
                 raise Elsewhere from error
-            self._connection = connection
         return self._connection
 
     def close(self) -> None:
@@ -106,6 +106,17 @@ class DirectSqlite:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _open(path: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=0, isolation_level=None)
+    try:
+        for pragma in PRAGMAS:
+            connection.execute(pragma)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 @contextmanager
