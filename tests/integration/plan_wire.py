@@ -11,8 +11,9 @@ from typing import Any
 import asyncpg
 import sqlalchemy as sa
 
-from jobkit.adapters.sql.direct import Hot, Row
+from jobkit.adapters.sql.direct import Row
 from jobkit.adapters.sql.engine import Database
+from jobkit.adapters.sql.hot import Hot
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Wire:
 
     async def _caught_fetch(self, hot: Hot, values: Mapping[str, Any]) -> Sequence[Row]:
         if self._on:
-            text, arguments = hot.bound(values)
+            text, arguments = hot.postgresql(values)
             self.sent.append(Sent(text, tuple(arguments)))
         return await self._fetch(hot, values)
 
