@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+import sqlite3
 from collections.abc import Awaitable, Callable
 from itertools import count
 from pathlib import Path
@@ -16,6 +17,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from jobkit.adapters.sql.direct_sqlite import DirectSqlite
 from jobkit.adapters.sql.engine import Database
 from jobkit.runtime.clock import DatabaseClock
 from tests.templates import migrated
@@ -89,6 +91,20 @@ class Ids:
         return UUID(int=self._loop.millis << 80 | 7 << 76 | 2 << 62 | next(self._numbers))
 
 
+class _Near(DirectSqlite):
+    """The hot path's own connection."""
+
+    def __init__(self, path: Path, prepare: Callable[[sqlite3.Connection], None]) -> None:
+        super().__init__(str(path))
+        self._prepare = prepare
+
+    def _connected(self) -> sqlite3.Connection:
+        known, connection = self._connection, super()._connected()
+        if known is None:
+            self._prepare(connection)
+        return connection
+
+
 class TimelessDatabase(Database):
     """SQLite that goes by the loop's clock, one statement at a time, so that every run of an example is the same."""
 
@@ -100,9 +116,14 @@ class TimelessDatabase(Database):
         without_fsync(self)
         for engine in (self._writer, self._reader):
             sa.event.listen(engine.sync_engine, "connect", self._replace_clock)
+        self._near = _Near(path, self._prepare_near)
 
     def _replace_clock(self, connection: Any, _record: Any) -> None:
         connection.run_async(lambda raw: raw.create_function("julianday", 1, self._julianday))
+
+    def _prepare_near(self, connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA synchronous=OFF")
+        connection.create_function("julianday", 1, self._julianday)
 
     def _julianday(self, _when: str) -> float:
         return self._loop.millis / DAY_MS + JULIAN_EPOCH
