@@ -6,16 +6,21 @@ job cost a worker 7 % more. For what is counted once in a while, or by other thr
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import accumulate
+from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Gauge, Metric
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
+
+T = TypeVar("T")
+F = TypeVar("F", CounterMetricFamily, HistogramMetricFamily)
 
 
 class Level:
@@ -48,32 +53,53 @@ class Count:
         self.value += times
 
 
-class Counts(Collector):
-    """A counter with labels, as the library's `Counter`."""
+class _Labelled(Collector, ABC, Generic[T, F]):
+    """One for each set of labels."""
+
+    _family: type[F]
 
     def __init__(
         self, name: str, documentation: str, labels: Sequence[str], *, registry: CollectorRegistry
     ) -> None:
         self._named = name, documentation, labels
-        self._each: dict[tuple[str, ...], Count] = {}
+        self._each: dict[tuple[str, ...], T] = {}
         registry.register(self)
 
-    def labels(self, *values: str) -> Count:
-        """The count of these; to be kept where it is used for each job."""
-        count = self._each.get(values)
-        if count is None:
-            count = self._each[values] = Count()
-        return count
+    def labels(self, *values: str) -> T:
+        """The one of these; to be kept where it is used for each job."""
+        one = self._each.get(values)
+        if one is None:
+            one = self._each[values] = self._new()
+        return one
 
     def describe(self) -> list[Metric]:
-        return [CounterMetricFamily(*self._named[:2])]
+        return [self._family(*self._named[:2])]
 
     def collect(self) -> Iterator[Metric]:
         name, documentation, labels = self._named
-        family = CounterMetricFamily(name, documentation, labels=labels)
-        for values, count in self._each.items():
-            family.add_metric(values, count.value)
+        family = self._family(name, documentation, labels=labels)
+        for values, one in self._each.items():
+            self._tell(family, values, one)
         yield family
+
+    @abstractmethod
+    def _new(self) -> T: ...
+
+    @abstractmethod
+    def _tell(self, family: F, labels: Sequence[str], one: T) -> None:
+        """Add it to what is scraped."""
+
+
+class Counts(_Labelled[Count, CounterMetricFamily]):
+    """A counter with labels, as the library's `Counter`."""
+
+    _family = CounterMetricFamily
+
+    def _new(self) -> Count:
+        return Count()
+
+    def _tell(self, family: CounterMetricFamily, labels: Sequence[str], one: Count) -> None:
+        family.add_metric(labels, one.value)
 
 
 class Duration:
@@ -91,8 +117,10 @@ class Duration:
         self.total += seconds
 
 
-class Durations(Collector):
+class Durations(_Labelled[Duration, HistogramMetricFamily]):
     """A histogram with labels, as the library's `Histogram`; `buckets` are its upper bounds, in order."""
+
+    _family = HistogramMetricFamily
 
     def __init__(
         self,
@@ -103,26 +131,12 @@ class Durations(Collector):
         buckets: Sequence[float],
         registry: CollectorRegistry,
     ) -> None:
-        self._named = name, documentation, labels
         self._bounds = tuple(buckets)
-        self._each: dict[tuple[str, ...], Duration] = {}
-        registry.register(self)
+        self._les = [floatToGoString(bound) for bound in (*self._bounds, float("inf"))]  # type: ignore[no-untyped-call]
+        super().__init__(name, documentation, labels, registry=registry)
 
-    def labels(self, *values: str) -> Duration:
-        """The durations of these; to be kept where it is used for each job."""
-        duration = self._each.get(values)
-        if duration is None:
-            duration = self._each[values] = Duration(self._bounds)
-        return duration
+    def _new(self) -> Duration:
+        return Duration(self._bounds)
 
-    def describe(self) -> list[Metric]:
-        return [HistogramMetricFamily(*self._named[:2])]
-
-    def collect(self) -> Iterator[Metric]:
-        name, documentation, labels = self._named
-        family = HistogramMetricFamily(name, documentation, labels=labels)
-        bounds = [floatToGoString(bound) for bound in (*self._bounds, float("inf"))]  # type: ignore[no-untyped-call]
-        for values, duration in self._each.items():
-            buckets = list(zip(bounds, accumulate(duration.within), strict=True))
-            family.add_metric(values, buckets, duration.total)
-        yield family
+    def _tell(self, family: HistogramMetricFamily, labels: Sequence[str], one: Duration) -> None:
+        family.add_metric(labels, list(zip(self._les, accumulate(one.within), strict=True)), one.total)

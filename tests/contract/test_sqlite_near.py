@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from jobkit.adapters.sql.direct_sqlite import AWAY_SECONDS, SLOW_SECONDS, DirectSqlite, Elsewhere, Run
-from jobkit.adapters.sql.hot import Hot
+from jobkit.adapters.sql.direct_sqlite import AWAY_SECONDS, SLOW_SECONDS, DirectSqlite, Elsewhere
+from jobkit.adapters.sql.hot import Hot, Run
 from jobkit.adapters.sql.tables import request_keys
 from jobkit.domain.job import JobState
 from tests.contract.store_contract import OnSqlite, Store, StoreContract, new_id

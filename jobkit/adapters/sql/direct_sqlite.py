@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from jobkit.adapters.sql.hot import Hot
+from jobkit.adapters.sql.hot import Hot, Run
 
 R = TypeVar("R")
 
@@ -25,24 +25,21 @@ SLOW_SECONDS, AWAY_SECONDS = 0.05, 5.0
 PRAGMAS = ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "PRAGMA foreign_keys=ON")
 
 
-class Run:
-    """Runs statements within a transaction."""
+class _NearRun:
+    """See `hot.Run`."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
     def rows(self, hot: Hot, values: Mapping[str, Any]) -> Sequence[Any]:
-        """What the statement returns."""
         text, arguments = hot.sqlite(values)
         return [hot.sqlite_row(row) for row in self._connection.execute(text, arguments).fetchall()]
 
     def many(self, hot: Hot, each: Sequence[Mapping[str, Any]]) -> None:
-        """The statement with each of the values; at least one."""
         bound = [hot.sqlite(values) for values in each]
         self._connection.executemany(bound[0][0], [arguments for _, arguments in bound])
 
     def changed(self, hot: Hot, each: Sequence[Mapping[str, Any]]) -> list[int]:
-        """The same: how many rows it changed each time."""
         return [self._connection.execute(*hot.sqlite(values)).rowcount for values in each]
 
 
@@ -63,7 +60,7 @@ class DirectSqlite:
     def read(self, hot: Hot, values: Mapping[str, Any]) -> Sequence[Any]:
         """The rows of one statement. Raises Elsewhere."""
         try:
-            return Run(self._connected()).rows(hot, values)
+            return _NearRun(self._connected()).rows(hot, values)
         except sqlite3.Error as error:
             raise Elsewhere from error  # whatever it is, it says so there, too
 
@@ -81,7 +78,7 @@ class DirectSqlite:
         except sqlite3.OperationalError as error:
             raise Elsewhere from error  # as above
         try:
-            answer = work(Run(connection))
+            answer = work(_NearRun(connection))
             began = self._clock()
             connection.execute("COMMIT")
         except BaseException:

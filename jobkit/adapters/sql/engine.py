@@ -22,8 +22,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from jobkit.adapters.sql.direct import Direct
-from jobkit.adapters.sql.direct_sqlite import PRAGMAS, DirectSqlite, Elsewhere, Run
-from jobkit.adapters.sql.hot import Hot
+from jobkit.adapters.sql.direct_sqlite import PRAGMAS, DirectSqlite, Elsewhere
+from jobkit.adapters.sql.hot import CoreRun, Hot, Run
 from jobkit.adapters.sql.terms import db_now
 from jobkit.domain.errors import Unavailable, store_unavailable
 
@@ -178,33 +178,29 @@ class Database:
         if direct is not None:
             return await self._tried(lambda: direct.fetch(hot, values), write=write)
 
-        async def work(connection: AsyncConnection) -> Sequence[Any]:
-            return (await connection.execute(hot.statement, values)).all()
-
         if write:
-            return await self.steps(lambda run: run.rows(hot, values), work)
-        return await self._tried(lambda: self._near_read(hot, values, work), write=False)
+            return await self.steps(lambda run: run.rows(hot, values))
+        return await self._tried(lambda: self._near_read(hot, values), write=False)
 
-    async def steps(self, near: Callable[[Run], R], work: Callable[[AsyncConnection], Awaitable[R]]) -> R:
-        """One transaction on SQLite that can be done in two ways: at once, or, where that would keep everybody
-        waiting, as `write` does it. Raises as `write` does."""
+    async def steps(self, work: Callable[[Run], R]) -> R:
+        """`work` in one transaction on SQLite: at once, or, where that would keep everybody waiting, as `write` does
+        it. Raises as `write` does."""
+        near = self._near
+        assert near is not None
 
         async def done() -> R:
-            assert self._near is not None
             async with self._turn:
                 with suppress(Elsewhere):
-                    return self._near.write(near)
-                return await _in_transaction(self._writer, work)
+                    return near.write(work)
+                return await _in_transaction(self._writer, lambda c: by_core(c, work))
 
         return await self._tried(done, write=True)
 
-    async def _near_read(
-        self, hot: Hot, values: Mapping[str, Any], work: Callable[[AsyncConnection], Awaitable[Sequence[Any]]]
-    ) -> Sequence[Any]:
+    async def _near_read(self, hot: Hot, values: Mapping[str, Any]) -> Sequence[Any]:
         assert self._near is not None
         with suppress(Elsewhere):
             return self._near.read(hot, values)
-        return await _in_transaction(self._reader, work)
+        return await _in_transaction(self._reader, lambda c: by_core(c, lambda run: run.rows(hot, values)))
 
     async def _tried(self, work: Callable[[], Awaitable[R]], *, write: bool) -> R:
         for attempt in range(1, MAX_TRIES + 1):
@@ -271,6 +267,11 @@ async def _prepare_sqlite(connection: aiosqlite.Connection) -> None:
 async def _in_transaction(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[R]]) -> R:
     async with engine.begin() as connection:
         return await work(connection)
+
+
+async def by_core(connection: AsyncConnection, work: Callable[[Run], R]) -> R:
+    """`work` on a connection of SQLAlchemy's."""
+    return await connection.run_sync(lambda sync: work(CoreRun(sync)))
 
 
 def _sqlstate(error: Exception) -> str:

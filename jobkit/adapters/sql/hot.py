@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
@@ -16,54 +17,52 @@ SQLITE: Any = SQLiteDialect_aiosqlite()
 Convert = Callable[[Any], Any]
 
 
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """A statement as one database reads it, and its parameters in order: name, own value, how the driver wants it."""
+
+    text: str
+    parameters: Sequence[tuple[str, Any, Convert | None]]
+
+    def bound(self, values: Mapping[str, Any]) -> tuple[str, list[Any]]:
+        return self.text, [
+            values.get(name, own) if convert is None else convert(values.get(name, own))
+            for name, own, convert in self.parameters
+        ]
+
+
 class Hot:
     """A statement of the hot path; every parameter without a value of its own is given with each call."""
 
     def __init__(self, statement: sa.Executable) -> None:
         self.statement = statement
-        self._postgresql: tuple[str, tuple[tuple[str, Any], ...]] | None = None
-        self._sqlite: tuple[str, tuple[tuple[str, Any, Convert | None], ...]] | None = None
+        self._postgresql: _Text | None = None
+        self._sqlite: _Text | None = None
         self._row: Callable[[Sequence[Any]], Any] | None = None
 
     def postgresql(self, values: Mapping[str, Any]) -> tuple[str, list[Any]]:
-        """The text for asyncpg, and its arguments in order."""
-        if self._postgresql is None:
-            compiled = self._compile(POSTGRESQL)
-            parameters = compiled.params
-            self._postgresql = (
-                compiled.string,
-                tuple((name, parameters.get(name)) for name in compiled.positiontup),
-            )
-        text, given = self._postgresql
-        return text, [values.get(name, own) for name, own in given]
+        """The text for asyncpg, which converts values by itself, and its arguments in order."""
+        text = self._postgresql = self._postgresql or self._text(POSTGRESQL, lambda _: None)
+        return text.bound(values)
 
     def sqlite(self, values: Mapping[str, Any]) -> tuple[str, list[Any]]:
         """The text for SQLite, and its arguments in order."""
-        if self._sqlite is None:
-            compiled = self._compile(SQLITE)
-            parameters = compiled.params
-            self._sqlite = (
-                compiled.string,
-                tuple(
-                    (name, parameters.get(name), _impl(compiled.binds[name].type).bind_processor(SQLITE))
-                    for name in compiled.positiontup
-                ),
-            )
-        text, given = self._sqlite
-        return text, [
-            values.get(name, own) if convert is None else convert(values.get(name, own))
-            for name, own, convert in given
-        ]
+        text = self._sqlite = self._sqlite or self._text(
+            SQLITE, lambda kind: _impl(kind).bind_processor(SQLITE)
+        )
+        return text.bound(values)
 
     def sqlite_row(self, row: Sequence[Any]) -> Any:
         """A row as SQLite gave it, with the types of its columns and their names."""
-        if self._row is None:
-            self._row = self._reader()
-        return self._row(row)
+        read = self._row = self._row or self._reader()
+        return read(row)
 
-    def _compile(self, dialect: Any) -> Any:
+    def _text(self, dialect: Any, convert: Callable[[Any], Convert | None]) -> _Text:
         assert isinstance(self.statement, sa.ClauseElement)
-        return self.statement.compile(dialect=dialect)
+        compiled: Any = self.statement.compile(dialect=dialect)
+        own, binds = compiled.params, compiled.binds
+        parameters = [(name, own.get(name), convert(binds[name].type)) for name in compiled.positiontup]
+        return _Text(compiled.string, parameters)
 
     def _reader(self) -> Callable[[Sequence[Any]], Any]:
         assert isinstance(self.statement, sa.Select | sa.UpdateBase)
@@ -78,6 +77,35 @@ class Hot:
             )
 
         return read
+
+
+class Run(Protocol):
+    """Runs statements within a transaction."""
+
+    def rows(self, hot: Hot, values: Mapping[str, Any]) -> Sequence[Any]:
+        """What the statement returns."""
+
+    def many(self, hot: Hot, each: Sequence[Mapping[str, Any]]) -> None:
+        """The statement with each of the values; at least one."""
+
+    def changed(self, hot: Hot, each: Sequence[Mapping[str, Any]]) -> list[int]:
+        """The same: how many rows it changed each time."""
+
+
+class CoreRun:
+    """By SQLAlchemy."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+
+    def rows(self, hot: Hot, values: Mapping[str, Any]) -> Sequence[Any]:
+        return self._connection.execute(hot.statement, values).all()
+
+    def many(self, hot: Hot, each: Sequence[Mapping[str, Any]]) -> None:
+        self._connection.execute(hot.statement, each)
+
+    def changed(self, hot: Hot, each: Sequence[Mapping[str, Any]]) -> list[int]:
+        return [self._connection.execute(hot.statement, values).rowcount for values in each]
 
 
 def _impl(kind: sa.types.TypeEngine[Any]) -> Any:

@@ -9,11 +9,9 @@ from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from jobkit.adapters.sql.direct_sqlite import Run
-from jobkit.adapters.sql.engine import Database, in_halves, packed, upsert
-from jobkit.adapters.sql.hot import Hot
+from jobkit.adapters.sql.engine import Database, by_core, in_halves, packed
+from jobkit.adapters.sql.hot import Hot, Run
 from jobkit.adapters.sql.tables import job_labels, jobs, request_keys
 from jobkit.adapters.sql.terms import TEXTS, any_text, db_now, each_row, earlier_of
 from jobkit.domain.errors import AlreadyExists, FieldViolation, InvalidJob, store_unavailable
@@ -32,13 +30,15 @@ class SqlIntake:
     ) -> list[Accepted | Exception]:
         async def run(part: Sequence[NewJob]) -> list[Accepted | Exception]:
             rows = Rows(session, now, marks)
+
+            def insert(run: Run) -> list[Accepted | Exception]:
+                return _insert(run, part, rows, sqlite=self._database.is_sqlite)
+
             # Rows and their keys are one statement; labels have a table of their own.
             if any(job.labels for job in part):
-                return await self._database.write(lambda c: _insert(c, part, rows))
+                return await self._database.write(lambda c: by_core(c, insert))
             if self._database.is_sqlite:
-                return await self._database.steps(
-                    lambda run: _insert_near(run, part, rows), lambda c: _insert(c, part, rows)
-                )
+                return await self._database.steps(insert)
             if any(job.request_id for job in part):
                 return await self._insert_keyed(part, rows)
             await self._database.rows(_INSERT_EACH, rows.lists(part), write=True)
@@ -100,54 +100,32 @@ class Rows:
         return [dict(zip(names, row, strict=True)) | shared for row in zip(*columns.values(), strict=True)]
 
 
-async def _insert(
-    connection: AsyncConnection, batch: Sequence[NewJob], rows: Rows
-) -> list[Accepted | Exception]:
-    keyed = [job for job in batch if job.request_id]
-    owners = await _claim_keys(connection, keyed) if keyed else {}
+def _insert(run: Run, batch: Sequence[NewJob], rows: Rows, *, sqlite: bool) -> list[Accepted | Exception]:
+    first = _firsts(batch)
+    owners: dict[str, tuple[UUID, bytes]] = {}
+    if first:
+        # Who owns each request_id: the first to claim it. Sorted, so that two batches lock in one order.
+        ordered = sorted(first)
+        run.many(_KEY_SQLITE if sqlite else _KEY_POSTGRESQL, [_key_of(first[key]) for key in ordered])
+        owners = {row[0]: (row[1], row[2]) for row in run.rows(_OWNERS, {"b_key": ordered})}
     answers = [_told(job, owners) for job in batch]
     if fresh := _fresh(batch, answers):
-        if connection.dialect.name == "postgresql":
-            await connection.execute(_INSERT_EACH.statement, rows.lists(fresh))
+        if sqlite:
+            run.many(_INSERT, rows.each(fresh))
         else:
-            await connection.execute(_INSERT.statement, rows.each(fresh))
+            run.many(_INSERT_EACH, [rows.lists(fresh)])
         labels = [
             {"key": key, "value": value, "job_id": job.job_id}
             for job in fresh
             for key, value in job.labels.items()
         ]
         if labels:
-            await connection.execute(sa.insert(job_labels), labels)
-    return answers
-
-
-def _insert_near(run: Run, batch: Sequence[NewJob], rows: Rows) -> list[Accepted | Exception]:
-    """`_insert` of jobs without labels, on SQLite."""
-    first = _firsts(batch)
-    owners: dict[str, tuple[UUID, bytes]] = {}
-    if first:
-        run.many(_KEY, [_key_of(job) for job in first.values()])
-        owners = {row[0]: (row[1], row[2]) for row in run.rows(_OWNERS, {"b_key": list(first)})}
-    answers = [_told(job, owners) for job in batch]
-    if fresh := _fresh(batch, answers):
-        run.many(_INSERT, rows.each(fresh))
+            run.many(_LABEL, labels)
     return answers
 
 
 def _fresh(batch: Sequence[NewJob], answers: Sequence[Accepted | Exception]) -> list[NewJob]:
     return [j for j, a in zip(batch, answers, strict=True) if isinstance(a, Accepted) and not a.existed]
-
-
-async def _claim_keys(connection: AsyncConnection, batch: Sequence[NewJob]) -> dict[str, tuple[UUID, bytes]]:
-    """Who owns each request_id: the first to claim it. Sorted, so that two batches lock in one order."""
-    first = _firsts(batch)
-    ordered = sorted(first)
-    insert: Any = upsert(connection)(request_keys).on_conflict_do_nothing()
-    await connection.execute(insert, [_key_of(first[key]) for key in ordered])
-    found = await connection.execute(
-        sa.select(request_keys).where(any_text(request_keys.c.request_id, ordered))
-    )
-    return {row.request_id: (row.job_id, row.content_hash) for row in found}
 
 
 def _key_of(job: NewJob) -> dict[str, Any]:
@@ -230,7 +208,9 @@ _INSERT_EACH = Hot(
         sa.select(*_each.c, *(value.label(name) for name, value in _SHARED.items())),
     )
 )
-_KEY = Hot(sqlite.insert(request_keys).on_conflict_do_nothing())
+_KEY_SQLITE = Hot(sqlite.insert(request_keys).on_conflict_do_nothing())
+_KEY_POSTGRESQL = Hot(postgresql.insert(request_keys).on_conflict_do_nothing())
+_LABEL = Hot(sa.insert(job_labels))
 _each_key = each_row("each_key", key=sa.String, owner=sa.Uuid, hash=sa.LargeBinary)
 # In the order of the keys, as every batch does, so that two of them queue up instead of deadlocking.
 _owned = (

@@ -11,10 +11,9 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from jobkit.adapters.sql.direct_sqlite import Run
 from jobkit.adapters.sql.engine import Database
 from jobkit.adapters.sql.holds import mark_now
-from jobkit.adapters.sql.hot import Hot
+from jobkit.adapters.sql.hot import Hot, Run
 from jobkit.adapters.sql.rows import clean, pack_history
 from jobkit.adapters.sql.tables import jobs
 from jobkit.adapters.sql.terms import BLOBS, INTEGERS, UUIDS, any_uuid, db_now, nth_like, unindexed
@@ -61,11 +60,11 @@ async def settle_batch(connection: AsyncConnection, batch: Sequence[Settlement])
             continue
         written.add(item.at.job_id)
         if isinstance(item.decision, Complete):
-            done.append(_completed(item, item.decision, row.now))
+            done.append(_completed(item))
         else:
             other.append(_changed(item, row))
     if done:
-        await connection.execute(_COMPLETE, done)
+        await connection.execute(_COMPLETE.statement, done)
     if other:
         await connection.execute(_CHANGE, other)
     return answers
@@ -74,7 +73,7 @@ async def settle_batch(connection: AsyncConnection, batch: Sequence[Settlement])
 async def complete_batch(database: Database, batch: Sequence[Settlement]) -> list[bool]:
     """`settle_batch` of nothing but successes of different jobs, fenced row by row: one statement on PostgreSQL."""
     if database.is_sqlite:
-        return await database.steps(lambda run: _complete_near(run, batch), lambda c: settle_batch(c, batch))
+        return await database.steps(lambda run: _complete_ones(run, batch))
     ordered = sorted(batch, key=attrgetter("at.job_id.int"))
     values = {
         "b_ids": [item.at.job_id for item in ordered],
@@ -92,8 +91,8 @@ async def complete_batch(database: Database, batch: Sequence[Settlement]) -> lis
     return [(item.at.job_id, item.at.delivery) in done for item in batch]
 
 
-def _complete_near(run: Run, batch: Sequence[Settlement]) -> list[bool]:
-    changed = run.changed(_COMPLETE_ONE, [_completed_at(item) for item in batch])
+def _complete_ones(run: Run, batch: Sequence[Settlement]) -> list[bool]:
+    changed = run.changed(_COMPLETE, [_completed(item) for item in batch])
     if all(changed):
         return [True] * len(batch)
     left = [item.at.job_id for item, done in zip(batch, changed, strict=True) if not done]
@@ -117,16 +116,6 @@ _COMPLETED: dict[str, Any] = {
     **_NO_LOSSES,
     **_ENDED,
 }
-_COMPLETE = (
-    sa.update(jobs)
-    .where(jobs.c.job_id == sa.bindparam("b_id"))
-    .values(
-        result=sa.bindparam("b_result", type_=sa.LargeBinary),
-        finished_at=sa.bindparam("b_now"),
-        updated_at=sa.bindparam("b_now"),
-        **_COMPLETED,
-    )
-)
 _ids = sa.bindparam("b_ids", type_=UUIDS)
 # `= ANY` locks in the order of an index, and a row's place in the lists is found in the lists: a join of the table
 # with them takes three to six times as long, and where the planner knows nothing of the table yet, fifty times.
@@ -145,7 +134,7 @@ _COMPLETE_EACH = Hot(
     )
     .returning(jobs.c.job_id, jobs.c.deliveries)
 )
-_COMPLETE_ONE = Hot(
+_COMPLETE = Hot(
     sa.update(jobs)
     .where(
         jobs.c.job_id == sa.bindparam("b_id", type_=sa.Uuid),
@@ -189,13 +178,9 @@ _CHANGE = (
 )
 
 
-def _completed_at(item: Settlement) -> dict[str, Any]:
+def _completed(item: Settlement) -> dict[str, Any]:
     result = item.decision.result if isinstance(item.decision, Complete) else None
     return {"b_id": item.at.job_id, "b_delivery": item.at.delivery, "b_result": result}
-
-
-def _completed(item: Settlement, decision: Complete, now: int) -> dict[str, Any]:
-    return {"b_id": item.at.job_id, "b_result": decision.result, "b_now": now}
 
 
 def _changed(item: Settlement, row: Any) -> dict[str, Any]:
